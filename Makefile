@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+OUTPUT ?= outputs/quickstart
+IMAGES := dataset_scripts/sample_posts/images
+# The marker is newer than pyproject.toml once everything is installed: a second run installs nothing.
+INSTALLED := .venv/.installed
+
+.PHONY: help install quickstart test checks clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## everything into .venv: the package, its extras, the test tools
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	touch $@
+
+quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a post with two pictures
+	$(BIN)/python -m dataset_scripts.build_visual_context sample_posts --ocr rapidocr --output $(OUTPUT)/contexts.jsonl
+	$(BIN)/python train.py --context_files $(OUTPUT)/contexts.jsonl --output_dir $(OUTPUT) --resume_from_checkpoint last
+	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "still not over Verona tbh" \
+		--image $(IMAGES)/test-030.png --image $(IMAGES)/test-045.png
+
+test: $(INSTALLED)  ## the whole suite, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+checks: $(INSTALLED)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what was installed and made
+	rm -rf .venv outputs build *.egg-info
