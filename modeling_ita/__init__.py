@@ -1,0 +1,36 @@
+"""ITA: named entities in posts with images (Wang et al., NAACL 2022), the part that travels to the Hub.
+
+Importing it registers `ItaConfig`, `ItaForTokenClassification` and `ItaProcessor` with transformers' Auto classes, so
+that a checkpoint loads with this code and without `trust_remote_code`.
+"""
+
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
+
+from .configuration_ita import ItaConfig
+from .crf import LinearChainCRF
+from .modeling_ita import ItaForTokenClassification, ItaOutput
+from .pipeline_ita import ItaPipeline
+from .processing_ita import Entity, ItaProcessor
+from .tag_scheme import Span, TagScheme
+from .visual_context import VisualContext, VisualContextBuilder
+from .word_splitter import Word, split_words
+
+AutoConfig.register(ItaConfig.model_type, ItaConfig, exist_ok=True)
+AutoModelForTokenClassification.register(ItaConfig, ItaForTokenClassification, exist_ok=True)
+AutoProcessor.register(ItaConfig, ItaProcessor, exist_ok=True)
+
+__all__ = [
+    "Entity",
+    "ItaConfig",
+    "ItaForTokenClassification",
+    "ItaOutput",
+    "ItaPipeline",
+    "ItaProcessor",
+    "LinearChainCRF",
+    "Span",
+    "TagScheme",
+    "VisualContext",
+    "VisualContextBuilder",
+    "Word",
+    "split_words",
+]

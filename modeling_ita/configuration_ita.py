@@ -1,0 +1,89 @@
+"""Configuration of ITA: the text encoder, the tag set, the losses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .tag_scheme import TagScheme
+
+DEFAULT_TYPES = ("PER", "LOC", "ORG", "MISC")
+
+# Weights of L_T, L_I+T and L_CVA, and the temperature of CVA.
+LOSS_PRESETS = {
+    "paper": {"text_loss_weight": 1.0, "cross_loss_weight": 1.0, "cva_loss_weight": 1.0, "cva_temperature": 1.0},
+    "code": {"text_loss_weight": 1.0, "cross_loss_weight": 0.5, "cva_loss_weight": 0.5, "cva_temperature": 4.0},
+}
+
+
+@strict
+class ItaConfig(PreTrainedConfig):
+    """What an `ItaForTokenClassification` is made of.
+
+    How a post and its visual context become one input (the kinds of context and their order, separators, window) is
+    the processor's affair and lives in `processor_config.json`.
+
+    Args:
+        text_config: configuration of the text encoder, any that `AutoModel` builds an encoder from. Default: BERT.
+        id2label: the tag set, BIO or BIOES, `{0: "O", 1: "B-PER", …}`. Default: BIO of PER, LOC, ORG, MISC.
+        constraints: where transitions that break the tag scheme get zero probability: `"none"` (the original),
+            `"decode"` (only when the best tags are sought) or `"always"` (in the losses and posteriors too).
+        word_dropout: probability in training that a word's vector is zeroed as a whole, without rescaling the rest.
+        loss_preset: fills the weights and the temperature that are not given: `"paper"` (1, 1, 1; τ = 1) or `"code"`
+            (1, 0.5, 0.5; τ = 4, the released code's values for Twitter-15 and SNAP; it has τ = 2 for Twitter-17).
+        text_loss_weight: weight of L_T, the negative log-likelihood of the tags in the textual view.
+        cross_loss_weight: weight of L_I+T, the same in the cross-modal view.
+        cva_loss_weight: weight of L_CVA, the cross-view alignment; 0 leaves it out.
+        cva_temperature: temperature τ of both views' posteriors in L_CVA.
+        cls_token_id: id of the piece before the post; needed only for inputs without `word_positions`.
+        sep_token_id: id of the separator after the post; needed only for inputs without `word_positions`.
+
+    Raises:
+        ValueError: the tag set is no BIO or BIOES tag set, or a number is out of range.
+    """
+
+    model_type = "ita"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    keys_to_ignore_at_inference = [
+        "emissions", "cross_logits", "cross_emissions", "hidden_states", "attentions",
+        "text_loss", "cross_loss", "cva_loss",
+    ]  # fmt: skip
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    constraints: Literal["none", "decode", "always"] = "none"
+    word_dropout: float = 0.1
+    loss_preset: Literal["paper", "code"] = "paper"
+    text_loss_weight: float | None = None
+    cross_loss_weight: float | None = None
+    cva_loss_weight: float | None = None
+    cva_temperature: float | None = None
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = dict(enumerate(TagScheme.from_types(DEFAULT_TYPES).labels))
+        for name, value in LOSS_PRESETS[self.loss_preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        super().__post_init__(**kwargs)
+        self.label2id = dict(self.tag_scheme.label2id)
+        self._check()
+
+    def _check(self) -> None:
+        if not 0 <= self.word_dropout < 1:
+            raise ValueError(f"word_dropout is {self.word_dropout} (expected 0 ≤ word_dropout < 1)")
+        for name in LOSS_PRESETS[self.loss_preset]:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)} (expected a number ≥ 0)")
+        if self.cva_temperature == 0:
+            raise ValueError(f"cva_temperature is {self.cva_temperature} (expected a temperature > 0)")
+
+    @property
+    def tag_scheme(self) -> TagScheme:
+        """The tag set, `id2label`, as a `TagScheme`."""
+        return TagScheme([label for _, label in sorted((self.id2label or {}).items())])

@@ -1,0 +1,405 @@
+"""ITA: one text encoder for the post alone and for the post with its visual context, a CRF, three losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_ita import ItaConfig
+from .crf import LinearChainCRF
+from .tag_scheme import Span, TagScheme
+
+# Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
+_SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}
+
+IGNORED = -100  # the label of a position that is no word, as everywhere in transformers
+
+
+class ScoredSpan(NamedTuple):
+    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
+
+    span: Span
+    score: float
+
+
+@dataclass
+class ItaOutput(ModelOutput):
+    """What `ItaForTokenClassification` returns (B posts, N words, C tags).
+
+    With `word_positions` in the batch N counts words. Without them N is the number of pieces L, and a position that
+    is no word holds the uniform distribution.
+
+    Args:
+        loss: weighted sum of the losses below; present if labels were given.
+        logits: `(B, N, C)`, log posterior marginals of the textual view, or of the cross-modal view if the batch
+            holds no textual one. Their softmax is the posterior itself.
+        emissions: `(B, N, C)`, the tag scores that the CRF saw for `logits`, in float32.
+        cross_logits: `(B, N, C)`, log posterior marginals of the cross-modal view, if the batch holds both views.
+        cross_emissions: `(B, N, C)`, the tag scores behind `cross_logits`.
+        text_loss: L_T, the negative log-likelihood of the tags in the textual view, mean over posts.
+        cross_loss: L_I+T, the same in the cross-modal view.
+        cva_loss: L_CVA, the cross-view alignment, mean over posts.
+        hidden_states: of the encoder's one call, in that call's own layout, if asked for.
+        attentions: of the encoder's one call, in that call's own layout, if asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    emissions: torch.Tensor | None = None
+    cross_logits: torch.Tensor | None = None
+    cross_emissions: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    cross_loss: torch.Tensor | None = None
+    cva_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class _View(NamedTuple):
+    """The pieces of one view: R rows (one a post, or one a window of a long post) of L pieces."""
+
+    input_ids: torch.Tensor  # (R, L)
+    attention_mask: torch.Tensor  # (R, L)
+    token_type_ids: torch.Tensor | None  # (R, L)
+
+
+class ItaForTokenClassification(PreTrainedModel):
+    """ITA (Wang et al., NAACL 2022): first pieces of the post's words → tags, through a linear-chain CRF.
+
+    The visual context takes part in the encoder only; the CRF sees the words of the post, the same in both views.
+    """
+
+    config: ItaConfig
+    config_class = ItaConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    # The encoder answers for itself which attention it has; nothing outside it attends.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["crf"]
+
+    def __init__(self, config: ItaConfig) -> None:
+        super().__init__(config)
+        self.encoder = _without_pooler(AutoModel.from_config(config.text_config))
+        scheme = config.tag_scheme
+        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
+        self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
+        self.post_init()
+
+    @classmethod
+    def from_text_encoder(
+        cls,
+        name_or_path: str,
+        labels: Sequence[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        **config: Any,
+    ) -> ItaForTokenClassification:
+        """Starts from a pretrained text encoder, with a new classifier and CRF.
+
+        Args:
+            name_or_path: the encoder, a Hub id or a folder, as `AutoModel.from_pretrained` takes it.
+            labels: the tag set, `["O", "B-PER", "I-PER", …]`.
+            revision: revision of the Hub repository.
+            token: token for a private repository.
+            dtype: type of the weights.
+            attn_implementation: `"sdpa"`, `"eager"`, …; default: the encoder's own.
+            **config: fields of `ItaConfig`.
+
+        Raises:
+            OSError: there is no such encoder.
+            ValueError: `labels` is no BIO or BIOES tag set.
+        """
+        id2label = dict(enumerate(TagScheme(labels).labels))
+        source = {"revision": revision, "token": token}
+        encoder = AutoModel.from_pretrained(
+            name_or_path, dtype=dtype, attn_implementation=attn_implementation, **source
+        )
+        if "sep_token_id" not in config:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
+            config |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+        model = cls._from_config(
+            ItaConfig(text_config=encoder.config.to_dict(), id2label=id2label, dtype=encoder.dtype, **config),
+            attn_implementation=encoder.config._attn_implementation,
+        )
+        model.encoder.load_state_dict(_without_pooler(encoder).state_dict())
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's embedding of pieces."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the encoder's embedding of pieces."""
+        self.encoder.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearChainCRF):
+            for scores in module.parameters():
+                init.uniform_(scores, -0.1, 0.1)
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        cross_input_ids: torch.Tensor | None = None,
+        cross_attention_mask: torch.Tensor | None = None,
+        cross_token_type_ids: torch.Tensor | None = None,
+        word_positions: torch.Tensor | None = None,
+        word_rows: torch.Tensor | None = None,
+        has_context: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ItaOutput:
+        """Tags the words of B posts in the views that the batch holds (`ItaProcessor` makes these tensors).
+
+        Args:
+            input_ids: `(R, L)`, textual view T: the post's pieces. R = B, but for posts longer than the window.
+            attention_mask: `(R, L)`, 1 on pieces, 0 on padding. Default: all ones.
+            token_type_ids: `(R, L)`, for encoders that have them.
+            cross_input_ids: `(R, L')`, cross-modal view I+T: the same rows with the visual context behind the post.
+            cross_attention_mask: `(R, L')`.
+            cross_token_type_ids: `(R, L')`.
+            word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding. The post comes first
+                in both views, so one tensor serves both. Without it every piece before the first separator is a
+                word or, if labels are given, every piece whose label is not −100.
+            word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
+            has_context: `(B,)`, boolean, whether the cross-modal view holds any context; a post without takes no part
+                in L_CVA. Default: all true.
+            labels: `(B, N)` tag ids, −100 on padding; `(B, L)` without `word_positions`.
+            **kwargs: for the encoder, such as `output_hidden_states`.
+
+        Raises:
+            ValueError: the batch holds no view; or `word_positions` is missing while it holds the cross-modal view or
+                the configuration does not name the separator.
+        """
+        views = [
+            _View(ids, torch.ones_like(ids) if mask is None else mask, types)
+            for ids, mask, types in (
+                (input_ids, attention_mask, token_type_ids),
+                (cross_input_ids, cross_attention_mask, cross_token_type_ids),
+            )
+            if ids is not None
+        ]
+        if not views:
+            raise ValueError("the batch holds no view (expected input_ids, cross_input_ids, or both)")
+
+        pieces_as_words = word_positions is None
+        if word_positions is None:
+            if cross_input_ids is not None:
+                raise ValueError("the cross-modal view needs word_positions (ItaProcessor makes them)")
+            is_word = self._pieces_of_the_post(views[0]) if labels is None else labels != IGNORED  # (B, L)
+            word_positions = _positions(is_word)  # (B, N = L)
+            if labels is not None:
+                labels = labels.gather(1, word_positions.clamp(min=0))
+        mask = word_positions >= 0  # (B, N)
+
+        hidden, encoded = self._encode(views, kwargs)
+        words = torch.cat([_words(h, word_positions, word_rows) for h in hidden])  # (V·B, N, H), V = 1 or 2 views
+        emissions = self.classifier(self._drop_words(words)).float()  # (V·B, N, C)
+        masks = mask.repeat(len(views), 1)  # (V·B, N)
+        logits = self.crf.log_marginals(emissions, masks)  # (V·B, N, C)
+
+        losses = {}
+        if labels is not None:
+            tags = labels.clamp(min=0).repeat(len(views), 1)
+            nll = -self.crf.log_likelihood(emissions, tags, masks)  # (V·B,)
+            losses = self._losses(nll, logits, mask, has_context, [input_ids is not None, cross_input_ids is not None])
+        if pieces_as_words:
+            logits = _at_pieces(logits, word_positions, empty=-math.log(logits.shape[-1]))
+            emissions = _at_pieces(emissions, word_positions, empty=0.0)
+
+        logits_of_views, emissions_of_views = logits.chunk(len(views)), emissions.chunk(len(views))
+        return ItaOutput(
+            **losses,
+            logits=logits_of_views[0],
+            emissions=emissions_of_views[0],
+            cross_logits=logits_of_views[1] if len(views) == 2 else None,
+            cross_emissions=emissions_of_views[1] if len(views) == 2 else None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
+        """The best tag sequence of every post (Viterbi).
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+        """
+        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
+        return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
+
+    def decode_entities(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[ScoredSpan]]:
+        """The entities of the best tag sequence of every post, each with its exact posterior.
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+        """
+        scheme = self.config.tag_scheme
+        entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
+        places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
+        spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
+        scores = iter(self.crf.span_log_probability(emissions, mask, spans).exp().clamp(max=1).tolist())
+        return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
+
+    def _encode(self, views: list[_View], kwargs: dict[str, Any]) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:
+        """Both views through the encoder in one call: a tensor `(R, L, H)` a view, and what the encoder returned."""
+        if len(views) == 1:
+            encoded = self.encoder(**_present(views[0]), **kwargs)
+            return [encoded.last_hidden_state], encoded
+        text, cross = views
+        attention = self.encoder.config._attn_implementation
+        if self.encoder.config.model_type in _SIDE_BY_SIDE and attention in ("sdpa", "eager"):
+            encoded = self.encoder(**self._side_by_side(text, cross), **kwargs)
+            lengths = [view.input_ids.shape[1] for view in views]
+            return encoded.last_hidden_state.split(lengths, dim=1), encoded
+        encoded = self.encoder(**_stacked(text, cross, self.encoder.config.pad_token_id or 0), **kwargs)
+        return encoded.last_hidden_state.chunk(2), encoded
+
+    def _side_by_side(self, text: _View, cross: _View) -> dict[str, torch.Tensor]:
+        """Both views in one row, T then I+T, blind to each other: no padding of the shorter to the longer."""
+        input_ids = torch.cat([text.input_ids, cross.input_ids], dim=1)  # (R, L + L')
+        lengths = [text.input_ids.shape[1], cross.input_ids.shape[1]]
+        # RoBERTa counts positions from behind its padding id.
+        first = 0 if self.encoder.config.model_type == "bert" else self.encoder.config.pad_token_id + 1
+        positions = torch.cat([torch.arange(first, first + n, device=input_ids.device) for n in lengths])
+        is_cross = torch.arange(sum(lengths), device=input_ids.device) >= lengths[0]  # (L + L',)
+        is_piece = torch.cat([text.attention_mask, cross.attention_mask], dim=1).bool()  # (R, L + L')
+        attends = (is_cross[:, None] == is_cross) & is_piece[:, None, None, :]  # (R, 1, L + L', L + L')
+        if self.encoder.config._attn_implementation == "eager":  # adds the mask to the scores
+            attends = torch.zeros_like(attends, dtype=self.encoder.dtype).masked_fill(
+                ~attends, torch.finfo(self.encoder.dtype).min
+            )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attends,
+            "position_ids": positions[None].expand_as(input_ids),
+        }
+        if text.token_type_ids is not None and cross.token_type_ids is not None:
+            inputs["token_type_ids"] = torch.cat([text.token_type_ids, cross.token_type_ids], dim=1)
+        return inputs
+
+    def _drop_words(self, words: torch.Tensor) -> torch.Tensor:
+        """Word dropout: in training, zeroes whole word vectors of `(B, N, H)` without rescaling the rest."""
+        if not self.training or self.config.word_dropout == 0:
+            return words
+        keep = torch.rand(words.shape[:2], device=words.device) >= self.config.word_dropout
+        return words * keep[..., None]
+
+    def _losses(
+        self,
+        nll: torch.Tensor,
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        has_context: torch.Tensor | None,
+        views: list[bool],
+    ) -> dict[str, torch.Tensor]:
+        """The losses by name, and `loss`, their weighted sum (method section 4; `views`: is T there, is I+T there)."""
+        config = self.config
+        names = [name for name, present in zip(("text_loss", "cross_loss"), views, strict=True) if present]
+        losses = {name: view.mean() for name, view in zip(names, nll.chunk(len(names)), strict=True)}
+        if all(views) and config.cva_loss_weight:
+            student, teacher = logits.chunk(2)
+            temperature = cast(float, config.cva_temperature)
+            losses["cva_loss"] = _alignment(student, teacher.detach(), mask, has_context, temperature)
+        losses["loss"] = sum(getattr(config, f"{name}_weight") * loss for name, loss in losses.items())
+        return losses
+
+    def _pieces_of_the_post(self, view: _View) -> torch.Tensor:
+        """Which pieces stand before the first separator, `(R, L)`, boolean, the opening piece left out."""
+        if self.config.sep_token_id is None:
+            raise ValueError(
+                "word_positions are missing, and config.sep_token_id does not say where the post ends: pass the "
+                "processor's whole batch, or set config.sep_token_id to the tokenizer's"
+            )
+        before_separator = (view.input_ids == self.config.sep_token_id).cumsum(1) == 0
+        opening = view.input_ids == (-1 if self.config.cls_token_id is None else self.config.cls_token_id)
+        return before_separator & ~opening & view.attention_mask.bool()
+
+
+def _alignment(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    mask: torch.Tensor,
+    has_context: torch.Tensor | None,
+    temperature: float,
+) -> torch.Tensor:
+    """L_CVA = τ² · mean over posts of Σ_words Σ_tags p (log p − log q), p of the teacher, q of the student.
+
+    Args:
+        student: `(B, N, C)`, log marginals of the textual view.
+        teacher: `(B, N, C)`, log marginals of the cross-modal view, detached.
+        mask: `(B, N)`, true on words.
+        has_context: `(B,)`; a post without context adds 0.
+        temperature: τ.
+    """
+    q = (student / temperature).log_softmax(-1)
+    p = (teacher / temperature).log_softmax(-1)
+    divergence = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)  # (B, N)
+    counts = mask if has_context is None else mask & has_context[:, None]
+    return temperature**2 * divergence.masked_fill(~counts, 0).sum() / max(len(mask), 1)
+
+
+def _without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Words are tagged from the last layer: a pooler would be dead weight in every checkpoint."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # type: ignore[assignment]
+    return encoder
+
+
+def _present(view: _View) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in view._asdict().items() if tensor is not None}
+
+
+def _stacked(text: _View, cross: _View, padding: int) -> dict[str, torch.Tensor]:
+    """The rows of both views below each other, T first, padded to one length: `(2R, max(L, L'))`."""
+    length = max(text.input_ids.shape[1], cross.input_ids.shape[1])
+
+    def stack(first: torch.Tensor, second: torch.Tensor, fill: int) -> torch.Tensor:
+        pad = nn.functional.pad
+        return torch.cat([pad(x, (0, length - x.shape[1]), value=fill) for x in (first, second)])
+
+    fills = {"input_ids": padding, "attention_mask": 0, "token_type_ids": 0}
+    texts, crosses = _present(text), _present(cross)
+    return {name: stack(texts[name], crosses[name], fills[name]) for name in texts.keys() & crosses.keys()}
+
+
+def _words(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """The vector of each word's first piece: `(R, L, H)` → `(B, N, H)`."""
+    if rows is None:
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+    return hidden[rows, positions.clamp(min=0)]
+
+
+def _positions(is_word: torch.Tensor) -> torch.Tensor:
+    """Indices of the true entries of each row of `(B, L)`, to the left, −1 behind them."""
+    order = torch.argsort((~is_word).int(), dim=1, stable=True)
+    return order.masked_fill(~is_word.gather(1, order), -1)
+
+
+def _at_pieces(values: torch.Tensor, positions: torch.Tensor, empty: float) -> torch.Tensor:
+    """Puts values of words `(B, L, C)` back to the pieces they came from; `empty` stands everywhere else."""
+    index = positions.masked_fill(positions < 0, positions.shape[1])[..., None].expand_as(values)
+    spread = values.new_full((len(values), values.shape[1] + 1, values.shape[2]), empty)
+    return spread.scatter(1, index, values)[:, :-1]

@@ -1,0 +1,355 @@
+"""The pipeline: posts, alone or with an image or a visual context, to named entities."""
+
+# Every pipeline narrows the placeholders of the base class, flags and signatures alike.
+# mypy: disable-error-code="override, assignment"
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
+
+from .image_file import ImageSource, UnreadableImage, open_image
+from .visual_context import VisualContext, VisualContextBuilder
+
+BATCH_SIZE = 32  # posts
+LOOK_AHEAD = 16  # batches whose posts are sorted by length together; nothing beyond them is held
+IMAGES_AT_ONCE = 8  # a decoded photograph takes some 40 MB
+
+_STRATEGIES = ("none", "simple", "first", "average", "max")
+
+
+class _Post(NamedTuple):
+    """One input: the post, and its image or the visual context that goes before the image."""
+
+    content: str | list[str]
+    image: ImageSource | None = None
+    context: VisualContext | None = None
+
+
+class ItaPipeline(Pipeline):
+    """Named entities of posts: `pipeline("token-classification", model=…, trust_remote_code=True)`, or `"ner"`.
+
+    An input is a string, or a dictionary `{"text": …}` with, if there is one, an `"image"` (a path, a file's bytes or
+    a PIL image) and a `"context"` (a `VisualContext` or a dictionary such as `{"captions": ["a dog"]}`). A given
+    context goes before the image, and neither is needed. With `is_split_into_words=True` an input is a list of words
+    or a dictionary with `"words"`. The context of an image is made by the aligners that the processor names
+    (`context_builder`); assign `pipe.context_builder` to have it made by others.
+
+    A single input gives one result, a list (or tuple) gives the list of its results, and every other iterable, such
+    as a generator, a dataset or a `KeyDataset`, an iterator over them, in the order of the inputs. Posts of similar
+    length share a batch: lists and iterables alike are read `LOOK_AHEAD` batches at a time.
+
+    A result is what transformers' own class returns: a list of
+    `{"entity_group", "score", "word", "start", "end"}`, `word` being characters `start` to `end` of the post's string
+    (words joined by spaces, if it came as words). `score` is the exact posterior probability that these words form
+    this entity.
+
+    Args:
+        is_split_into_words: whether the posts come as lists of words.
+        aggregation_strategy: `"none"` gives one `{"entity", "score", "index", "word", "start", "end"}` a word instead:
+            its tag in the best sequence, the posterior probability of that tag, and its number among the post's words,
+            from 0. All others (`"simple"`, the default, `"first"`, `"average"`, `"max"`) give entities: a word has
+            one tag, so there is nothing in which they could differ.
+        ignore_labels: entity types, or tags, that are left out. Default: `["O"]`.
+        return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
+            took part and their provenance; the context is None if the input had neither image nor context.
+        batch_size: posts in a batch, 32 if not given.
+        num_workers: accepted for the sake of the built-in class, and not used.
+
+    Raises:
+        TypeError: an input is none of the above; the message says which.
+        ValueError: a dictionary has wrong keys, or an image is a URL or comes without a way to read it.
+        FileNotFoundError: there is no image file of this name.
+        ImportError: the package that reads images is not installed; the message gives the command.
+    """
+
+    model: Any
+    processor: Any
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError("ItaPipeline needs a processor (ItaPipeline(model=…, processor=…))")
+        self.model.eval()
+
+    @cached_property
+    def context_builder(self) -> VisualContextBuilder:
+        """What makes the context of an image: from the processor's `context_builder`, when the first image comes."""
+        settings = self.processor.context_builder
+        if settings is None:
+            raise ValueError(
+                "an image came without a context, and this checkpoint names no way to read images (context_builder in "
+                'processor_config.json): give the context, {"text": …, "context": {"captions": […]}}, or assign '
+                "pipe.context_builder"
+            )
+        return VisualContextBuilder.from_dict(settings)
+
+    def __call__(
+        self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **parameters: Any
+    ) -> Any:
+        """Labels one post or many; the arguments are the class's, and go before those given when it was made."""
+        given = self._sanitize_parameters(**parameters)
+        made = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        steps = [{**before, **now} for before, now in zip(made, given, strict=True)]
+        if batch_size is None:
+            batch_size = self._batch_size or BATCH_SIZE
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size} (expected 1 or more)")
+        if _is_single(inputs, steps[0].get("is_split_into_words", False)):
+            return next(self._stream(iter([inputs]), 1, *steps))
+        results = self._stream(_each(inputs), batch_size, *steps)
+        return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Saves model and processor, and the code if it came with the checkpoint, to be loaded as they were.
+
+        `hub_card.export` makes a folder for the Hub from a model that was trained with the installed package.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if self.model.is_remote_code():
+            custom_object_save(self, save_directory)
+
+    def _sanitize_parameters(
+        self,
+        is_split_into_words: bool | None = None,
+        aggregation_strategy: str | None = None,
+        ignore_labels: Sequence[str] | None = None,
+        return_context: bool | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if aggregation_strategy is not None and aggregation_strategy not in _STRATEGIES:
+            raise ValueError(
+                f"unknown aggregation_strategy {aggregation_strategy!r} (expected one of {', '.join(_STRATEGIES)})"
+            )
+        by_word = None if aggregation_strategy is None else aggregation_strategy == "none"
+        steps: tuple[dict[str, Any], ...] = (
+            {"is_split_into_words": is_split_into_words},
+            {"by_word": by_word},
+            {"ignore_labels": ignore_labels, "return_context": return_context},
+        )
+        reading, decoding, writing = ({k: v for k, v in step.items() if v is not None} for step in steps)
+        return reading, decoding, writing
+
+    def _stream(
+        self,
+        inputs: Iterator[Any],
+        batch_size: int,
+        reading: dict[str, Any],
+        decoding: dict[str, Any],
+        writing: dict[str, Any],
+    ) -> Iterator[Any]:
+        first = 0
+        while window := list(islice(inputs, LOOK_AHEAD * batch_size)):
+            model_inputs = self.preprocess(window, first=first, **reading)
+            results: list[Any] = [None] * len(window)
+            for posts in _of_similar_length(model_inputs["batch"], batch_size):
+                outputs = self.forward(_selected(model_inputs, posts), **decoding)
+                for post, result in zip(posts, self.postprocess(outputs, **writing), strict=True):
+                    results[post] = result
+            yield from results
+            first += len(window)
+
+    def preprocess(self, inputs: Sequence[Any], is_split_into_words: bool = False, first: int = 0) -> dict[str, Any]:
+        """Reads inputs, number `first` and following: `{"batch": the processor's batch, "contexts": one each}`."""
+        posts = [_read(item, number, is_split_into_words) for number, item in enumerate(inputs, first)]
+        contexts = self._contexts(posts)
+        batch = self.processor(
+            [post.content for post in posts],
+            contexts,
+            views="I+T" if any(contexts) else "T",
+            is_split_into_words=is_split_into_words,
+        )
+        return {"batch": batch, "contexts": contexts}
+
+    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
+        """Runs the model on what `preprocess` made, on the pipeline's device, without gradients."""
+        with self.device_placement(), torch.inference_mode():
+            model_inputs["batch"].to(self.device)
+            return self._forward(model_inputs, **forward_params)
+
+    def _forward(self, model_inputs: dict[str, Any], by_word: bool = False) -> dict[str, Any]:
+        batch = model_inputs["batch"]
+        is_word = batch["word_positions"] >= 0  # (B, N)
+        decoded: list[Any] = [[] for _ in is_word]
+        if is_word.shape[1]:
+            outputs = self.model(**batch)
+            if by_word:
+                tags = self.model.decode_tags(outputs.emissions, is_word)
+                decoded = [_with_posterior(*post) for post in zip(tags, outputs.logits.tolist(), strict=True)]
+            else:
+                decoded = self.model.decode_entities(outputs.emissions, is_word)
+        return {**model_inputs, "tags" if by_word else "spans": decoded}
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], ignore_labels: Sequence[str] = ("O",), return_context: bool = False
+    ) -> list[Any]:
+        """The results of what `forward` returned, one for each input."""
+        read = self._tagged_words if "tags" in model_outputs else self._entities
+        results = read(model_outputs, frozenset(ignore_labels))
+        if not return_context:
+            return results
+        contexts = [self._used(context) for context in model_outputs["contexts"]]
+        return [{"entities": row, "context": context} for row, context in zip(results, contexts, strict=True)]
+
+    def _entities(self, model_outputs: dict[str, Any], ignored: frozenset[str]) -> list[list[dict[str, Any]]]:
+        posts = self.processor.post_process_entities(model_outputs["spans"], model_outputs["batch"])
+        return [
+            [
+                {"entity_group": e.type, "score": e.score, "word": e.word, "start": e.start, "end": e.end}
+                for e in entities
+                if e.type not in ignored
+            ]
+            for entities in posts
+        ]
+
+    def _tagged_words(self, model_outputs: dict[str, Any], ignored: frozenset[str]) -> list[list[dict[str, Any]]]:
+        label = self.model.config.tag_scheme.labels
+        return [
+            [
+                {"entity": label[tag], "score": score, "index": n, "word": w.text, "start": w.start, "end": w.end}
+                for n, (w, (tag, score)) in enumerate(zip(words, tags, strict=True))
+                if label[tag] not in ignored
+            ]
+            for words, tags in zip(model_outputs["batch"].words, model_outputs["tags"], strict=True)
+        ]
+
+    def _used(self, context: VisualContext | None) -> dict[str, Any] | None:
+        """The kinds of the context that the processor lets take part."""
+        if context is None:
+            return None
+        named = self.processor.context_kinds
+        kinds = {kind: context.kinds[kind] for kind in named if kind in context.kinds}
+        return VisualContext(kinds, {k: context.provenance[k] for k in named if k in context.provenance}).to_dict()
+
+    def _contexts(self, posts: Sequence[_Post]) -> list[VisualContext | None]:
+        """The context of every post: the given one, or that of its image."""
+        contexts = [post.context for post in posts]
+        pictured = [n for n, post in enumerate(posts) if post.context is None and post.image is not None]
+        for start in range(0, len(pictured), IMAGES_AT_ONCE):
+            chunk = pictured[start : start + IMAGES_AT_ONCE]
+            for n, context in zip(chunk, self.context_builder([posts[n].image for n in chunk]), strict=True):
+                contexts[n] = context
+        return contexts
+
+
+def _is_single(inputs: Any, is_split_into_words: bool) -> bool:
+    if is_split_into_words and isinstance(inputs, (list, tuple)):
+        return bool(inputs) and isinstance(inputs[0], str)
+    return isinstance(inputs, (str, Mapping))
+
+
+def _each(inputs: Any) -> Iterator[Any]:
+    if isinstance(inputs, Iterable):
+        return iter(inputs)
+    if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a map-style dataset of torch
+        return (inputs[n] for n in range(len(inputs)))
+    raise TypeError(
+        f"the input is {_named(inputs)} (expected a string, a dictionary with 'text' and 'image' or 'context', or a "
+        "list, generator or dataset of these)"
+    )
+
+
+def _read(item: Any, number: int, is_split_into_words: bool) -> _Post:
+    try:
+        if not isinstance(item, Mapping):
+            return _Post(_content(item, is_split_into_words))
+        key = "words" if is_split_into_words else "text"
+        unknown = [name for name in item if name not in (key, "image", "context")]
+        if unknown or key not in item:
+            raise ValueError(
+                f"the keys are {', '.join(map(repr, item)) or 'none'} (expected {key!r} and, where there is one, "
+                "'image' or 'context'; is_split_into_words=True takes 'words', and False 'text')"
+            )
+        content, image, context = _content(item[key], is_split_into_words), item.get("image"), item.get("context")
+        if context is not None:
+            return _Post(content, context=VisualContext.from_dict(context))
+        if image is not None:
+            _check_image(image)
+        return _Post(content, image)
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise type(error)(f"input {number}: {error}") from None
+
+
+def _content(post: Any, is_split_into_words: bool) -> str | list[str]:
+    if is_split_into_words:
+        if not isinstance(post, (list, tuple)) or not all(isinstance(word, str) for word in post):
+            raise TypeError(f"the post is {_named(post)} (is_split_into_words=True expects a list of strings)")
+        return list(post)
+    if not isinstance(post, str):
+        raise TypeError(
+            f"the post is {_named(post)} (expected a string; is_split_into_words=True takes lists of words)"
+        )
+    return post
+
+
+def _named(value: Any) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _check_image(image: Any) -> None:
+    """Refuses what cannot be meant; a file that is there but damaged costs the image, not the post."""
+    if isinstance(image, (bytes, Image.Image)) or (isinstance(image, (str, os.PathLike)) and os.path.isfile(image)):
+        return
+    with suppress(UnreadableImage):
+        open_image(image)  # says what is wrong with a URL, or with what is no image at all
+    raise FileNotFoundError(f"there is no image file {os.fspath(image)!r:.200}")
+
+
+def _of_similar_length(batch: Any, batch_size: int) -> Iterator[list[int]]:
+    """The posts of the processor's batch in groups of similar length, the longest first."""
+    lengths = _attention(batch).sum(1).tolist()  # (R,)
+    rows = _word_rows(batch)[:, :1].tolist()  # (B, 1), or (B, 0) if no post has a word
+    pieces = [lengths[row[0]] if words else 0 for row, words in zip(rows, batch.words, strict=True)]
+    order = sorted(range(len(pieces)), key=pieces.__getitem__, reverse=True)
+    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+
+
+def _selected(model_inputs: dict[str, Any], posts: list[int]) -> dict[str, Any]:
+    """These posts of what `preprocess` made, padded to their own longest."""
+    batch = model_inputs["batch"]
+    positions = batch["word_positions"][posts]  # (B, N)
+    is_word = positions >= 0
+    rows, home = _word_rows(batch)[posts][is_word].unique(return_inverse=True)
+    word_rows = torch.zeros_like(positions)
+    word_rows[is_word] = home
+    most_words = int(is_word.sum(1).max())
+    most_pieces = int(_attention(batch)[rows].sum(1).max()) if len(rows) else 0
+    data = {"word_positions": positions[:, :most_words], "word_rows": word_rows[:, :most_words]}
+    for name in batch:
+        if name.endswith(("input_ids", "attention_mask", "token_type_ids")):
+            data[name] = batch[name][rows, :most_pieces]
+    texts, words, contexts = (
+        [held[n] for n in posts] for held in (batch.texts, batch.words, model_inputs["contexts"])
+    )
+    return {"batch": type(batch)(data, texts, words, batch.counts), "contexts": contexts}
+
+
+def _attention(batch: Any) -> torch.Tensor:
+    """The attention mask of the batch's one view, `(R, L)`."""
+    return batch["attention_mask"] if "attention_mask" in batch else batch["cross_attention_mask"]
+
+
+def _word_rows(batch: Any) -> torch.Tensor:
+    """The row of every word, `(B, N)`."""
+    if "word_rows" in batch:
+        return batch["word_rows"]
+    return torch.arange(len(batch.texts))[:, None].expand_as(batch["word_positions"])
+
+
+def _with_posterior(tags: list[int], log_marginals: list[list[float]]) -> list[tuple[int, float]]:
+    return [(tag, min(math.exp(word[tag]), 1.0)) for tag, word in zip(tags, log_marginals, strict=False)]

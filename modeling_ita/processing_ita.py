@@ -1,0 +1,363 @@
+"""From a post and its visual context to the tensors of the two views, and from word spans back to the post."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature, ProcessorMixin
+
+from .tag_scheme import Span
+from .visual_context import VisualContext
+from .word_splitter import Word, split_words
+
+IGNORED = -100  # the label of padding, as everywhere in transformers
+_KNOWN_WORDS = 200_000  # words whose pieces are remembered
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A named entity of a post.
+
+    Attributes:
+        type: the entity type, such as `PER`.
+        score: posterior probability that exactly these words form this entity.
+        word: the entity as it stands in the post, `text[start:end]`.
+        start: first character in the post's string.
+        end: one past the last character.
+        word_start: first word.
+        word_end: one past the last word.
+    """
+
+    type: str
+    score: float
+    word: str
+    start: int
+    end: int
+    word_start: int
+    word_end: int
+
+
+class ItaBatch(BatchFeature):
+    """Tensors for `ItaForTokenClassification.forward`, and beside them what the posts were.
+
+    Attributes:
+        texts: the posts as strings; posts given as words are joined by spaces.
+        words: the words of every post, with their characters in its text.
+        counts: what was lost or replaced in this batch: `words`, `empty_posts`, `unknown_words` (no piece, the
+            unknown token in their place), `shortened_words` (more pieces than the window holds), `windowed_posts`,
+            `contexts`, `contexts_cut`, `context_pieces_cut`.
+    """
+
+    texts: list[str]
+    words: list[list[Word]]
+    counts: Counter[str]
+
+    def __init__(
+        self,
+        data: dict[str, Any],
+        texts: list[str],
+        words: list[list[Word]],
+        counts: Counter[str],
+    ) -> None:
+        super().__init__(data)
+        self.texts, self.words, self.counts = texts, words, counts
+
+
+class ItaProcessor(ProcessorMixin):
+    """Lays out posts and visual contexts as the input of the encoder (method section 2).
+
+    ```
+    T    [CLS] w1 … wn [SEP]
+    I+T  [CLS] w1 … wn [SEP] a1 o1 a2 o2 … [SEP] caption 1 [SEP] … [SEP] characters read [SEP]
+    ```
+
+    Args:
+        tokenizer: the encoder's.
+        context_kinds: the kinds of context that take part, in this order. Any kind of a `VisualContext` can be named;
+            kinds that are not named are left out.
+        separate_kinds: the kinds whose strings stand in a segment each; the strings of every other kind are joined.
+        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
+        window_overlap: pieces that neighbouring windows of a long post share.
+        max_context_length: at most so many pieces of context, separators included. Default: as many as fit.
+        segment_ids: whether the context gets segment id 1, for encoders that have segments. The original does not.
+        context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
+
+    Raises:
+        ValueError: the tokenizer lacks a separator or an unknown token, or a length is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        context_kinds: Sequence[str] = ("object_tags", "captions", "ocr"),
+        separate_kinds: Sequence[str] = ("captions",),
+        max_length: int | None = None,
+        window_overlap: int = 256,
+        max_context_length: int | None = None,
+        segment_ids: bool = False,
+        context_builder: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(tokenizer)
+        if tokenizer.sep_token_id is None or tokenizer.unk_token_id is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no separator or no unknown token; ITA needs both")
+        self.context_kinds = list(context_kinds)
+        self.separate_kinds = list(separate_kinds)
+        self.max_length = min(tokenizer.model_max_length, 512) if max_length is None else max_length
+        self.window_overlap = window_overlap
+        self.max_context_length = max_context_length
+        self.segment_ids = segment_ids
+        self.context_builder = context_builder
+        if self.max_length < 8:
+            raise ValueError(f"max_length is {self.max_length} (expected at least 8 pieces)")
+        if window_overlap < 0:
+            raise ValueError(f"window_overlap is {window_overlap} (expected 0 pieces or more)")
+        self._pieces: dict[str, list[int]] = {}
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The tensors of a batch that holds both views."""
+        views = ["input_ids", "attention_mask", "cross_input_ids", "cross_attention_mask"]
+        return [*views, "word_positions", "has_context"]
+
+    def __call__(
+        self,
+        posts: str | Sequence[str] | Sequence[Sequence[str]],
+        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
+        *,
+        views: Literal["T", "I+T", "both"] | None = None,
+        is_split_into_words: bool = False,
+        labels: Sequence[Sequence[int]] | None = None,
+    ) -> ItaBatch:
+        """Makes one batch, padded to its longest row.
+
+        Args:
+            posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
+            contexts: the visual context of every post, `VisualContext` or a mapping that
+                `VisualContext.from_dict` takes, None where there is none.
+            views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given.
+            is_split_into_words: whether the posts are split already.
+            labels: the tag ids of every post's words.
+
+        Returns:
+            `input_ids`, `attention_mask` `(R, L)` and `cross_input_ids`, `cross_attention_mask` `(R, L')` as the views
+            ask; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` if a post needed several windows;
+            `has_context` `(B,)` with the I+T view; `labels` `(B, N)`, −100 on padding, if given.
+
+        Raises:
+            ValueError: the posts, contexts and labels are not of one number, or a post's words and labels are not.
+            TypeError: a post is not a string (or not a list of strings).
+        """
+        texts, words = _read_posts(posts, is_split_into_words)
+        given = [contexts] if isinstance(contexts, (VisualContext, Mapping)) else contexts
+        views = views or ("T" if given is None else "both")
+        if views not in ("T", "I+T", "both"):
+            raise ValueError(f"unknown views {views!r} (expected 'T', 'I+T' or 'both')")
+        given = [None] * len(texts) if given is None else list(given)
+        if len(given) != len(texts):
+            raise ValueError(
+                f"{len(texts)} posts but {len(given)} contexts (expected one for each post, None for none)"
+            )
+
+        counts: Counter[str] = Counter(words=sum(map(len, words)), empty_posts=sum(not w for w in words))
+        pieces = self._pieces_of(words, counts)
+        rows, positions, word_rows, owners = self._post_rows(pieces, counts)
+        data: dict[str, torch.Tensor] = {}
+        if views != "I+T":
+            data |= self._tensors(rows, [[] for _ in rows])
+        if views != "T":
+            segments = self._segments(given)
+            # A post that takes several windows leaves no room for its context.
+            rooms = {b: self.max_length - len(row) for b, row in zip(owners, rows, strict=True)}
+            rooms |= {b: 0 for b, windows in Counter(owners).items() if windows > 1}
+            tails = [self._fit(segments[b], rooms[b], counts) for b in range(len(texts))]
+            cross = self._tensors(rows, [tails[b] for b in owners])
+            data |= {f"cross_{name}": tensor for name, tensor in cross.items()}
+            data["has_context"] = torch.tensor([bool(tail) for tail in tails], dtype=torch.bool)
+        data["word_positions"] = _padded(positions, -1)
+        if len(rows) > len(texts):
+            data["word_rows"] = _padded(word_rows, 0)
+        if labels is not None:
+            data["labels"] = _padded(_checked(labels, words), IGNORED)
+        return ItaBatch(data, texts, words, counts)
+
+    def post_process_entities(
+        self, spans: Sequence[Sequence[tuple[Span, float]]], batch: ItaBatch
+    ) -> list[list[Entity]]:
+        """Entities with characters of the caller's own strings, from `ItaForTokenClassification.decode_entities`.
+
+        Args:
+            spans: the spans of words of every post with their scores.
+            batch: the batch that was decoded.
+        """
+        return [
+            [_entity(span, score, text, words) for span, score in row]
+            for row, text, words in zip(spans, batch.texts, batch.words, strict=True)
+        ]
+
+    def _pieces_of(self, posts: list[list[Word]], counts: Counter[str]) -> list[list[list[int]]]:
+        """The pieces of every word, looked up one by one so that no word can be lost or shift the next."""
+        wanted = {word.text for post in posts for word in post}
+        new = [text for text in wanted if text not in self._pieces]
+        if new:
+            if len(self._pieces) + len(new) > _KNOWN_WORDS:
+                self._pieces = {text: self._pieces[text] for text in wanted & self._pieces.keys()}
+            # The space before it makes every tokenizer see a word inside a sentence.
+            encoded = self._encode([f" {text}" for text in new])
+            self._pieces.update(zip(new, encoded, strict=True))
+        longest = self.max_length - 2
+        pieces = []
+        for post in posts:
+            found = [self._pieces[word.text] for word in post]
+            counts["unknown_words"] += sum(not word for word in found)
+            counts["shortened_words"] += sum(len(word) > longest for word in found)
+            pieces.append([word[:longest] or [self.tokenizer.unk_token_id] for word in found])
+        return pieces
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        # verbose=False: what is longer than the window is cut or windowed here, and counted
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def _post_rows(
+        self, posts: list[list[list[int]]], counts: Counter[str]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[int]]:
+        """Rows `[CLS] words [SEP]`, for every word its position and row, and for every row its post."""
+        rows: list[list[int]] = []
+        owners: list[int] = []
+        positions, word_rows = [], []
+        opening = self.tokenizer.cls_token_id
+        for b, post in enumerate(posts):
+            offsets = [0, *accumulate(map(len, post))]  # pieces before word n
+            windows = _windows(offsets, self.max_length - 2, self.window_overlap)
+            counts["windowed_posts"] += len(windows) > 1
+            places, home = [], []
+            for word in range(len(post)):
+                index, (first, _) = _best_window(windows, offsets, word)
+                home.append(len(rows) + index)
+                places.append(offsets[word] - offsets[first] + (opening is not None))
+            for first, last in windows:
+                inside = [piece for word in post[first:last] for piece in word]
+                rows.append([*([] if opening is None else [opening]), *inside, self.tokenizer.sep_token_id])
+                owners.append(b)
+            positions.append(places)
+            word_rows.append(home)
+        return rows, positions, word_rows, owners
+
+    def _segments(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None]) -> list[list[list[int]]]:
+        """The context of every post as segments of pieces, in the order in which they follow the post."""
+        strings: list[list[str]] = []
+        for context in contexts:
+            kinds = {} if context is None else VisualContext.from_dict(context).kinds
+            segments = []
+            for kind in self.context_kinds:
+                texts = list(kinds.get(kind, ()))
+                segments += texts if kind in self.separate_kinds else [" ".join(texts)]
+            strings.append([segment for segment in segments if segment])
+        flat = [segment for segments in strings for segment in segments]
+        encoded = iter(self._encode(flat))
+        return [[pieces for _ in segments if (pieces := next(encoded))] for segments in strings]
+
+    def _fit(self, segments: list[list[int]], room: int, counts: Counter[str]) -> list[int]:
+        """The context behind the post, each segment closed by a separator, its tail cut to the room there is."""
+        separator = self.tokenizer.sep_token_id
+        whole = [piece for segment in segments for piece in [*segment, separator]]
+        room = room if self.max_context_length is None else min(room, self.max_context_length)
+        counts["contexts"] += bool(whole)
+        if len(whole) <= room:
+            return whole
+        kept = whole[: max(room - 1, 0)]
+        if kept and kept[-1] != separator:
+            kept.append(separator)
+        counts["contexts_cut"] += 1
+        counts["context_pieces_cut"] += len(whole) - len(kept)
+        return kept
+
+    def _tensors(self, rows: list[list[int]], tails: list[list[int]]) -> dict[str, torch.Tensor]:
+        whole = [row + tail for row, tail in zip(rows, tails, strict=True)]
+        tensors = {
+            "input_ids": _padded(whole, self.tokenizer.pad_token_id or 0),
+            "attention_mask": _padded([[1] * len(row) for row in whole], 0),
+        }
+        if self.segment_ids:
+            segments = [[0] * len(row) + [1] * len(tail) for row, tail in zip(rows, tails, strict=True)]
+            tensors["token_type_ids"] = _padded(segments, 0)
+        return tensors
+
+
+def _read_posts(posts: Any, is_split_into_words: bool) -> tuple[list[str], list[list[Word]]]:
+    if is_split_into_words:
+        batch = [posts] if posts and all(isinstance(post, str) for post in posts) else posts
+        for number, post in enumerate(batch):
+            if isinstance(post, str) or not all(isinstance(word, str) for word in post):
+                raise TypeError(
+                    f"post {number} is not a list of words (is_split_into_words=True expects lists of strings)"
+                )
+        words = []
+        for post in batch:
+            starts = accumulate((len(word) + 1 for word in post), initial=0)
+            words.append([Word(word, start, start + len(word)) for word, start in zip(post, starts, strict=False)])
+        return [" ".join(post) for post in batch], words
+    texts = [posts] if isinstance(posts, str) else list(posts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"post {number} is a {type(text).__name__}, not a string (lists of words: is_split_into_words=True)"
+            )
+    return texts, [split_words(text) for text in texts]
+
+
+def _checked(labels: Sequence[Sequence[int]], words: list[list[Word]]) -> list[list[int]]:
+    if len(labels) != len(words):
+        raise ValueError(f"{len(words)} posts but labels of {len(labels)}")
+    for number, (tags, post) in enumerate(zip(labels, words, strict=True)):
+        if len(tags) != len(post):
+            raise ValueError(f"post {number} has {len(post)} words but {len(tags)} labels")
+    return [list(tags) for tags in labels]
+
+
+def _windows(offsets: list[int], budget: int, overlap: int) -> list[tuple[int, int]]:
+    """Ranges of words that hold at most `budget` pieces each and overlap by at most `overlap` pieces."""
+    words = len(offsets) - 1
+    windows = []
+    first = 0
+    while True:
+        last = first
+        while last < words and offsets[last + 1] - offsets[first] <= budget:
+            last += 1
+        windows.append((first, last))
+        if last == words:
+            return windows
+        following = last
+        while following - 1 > first and offsets[last] - offsets[following - 1] <= overlap:
+            following -= 1
+        first = following
+
+
+def _best_window(windows: list[tuple[int, int]], offsets: list[int], word: int) -> tuple[int, tuple[int, int]]:
+    """The window in which the word is furthest from an edge that cuts the post."""
+
+    def distance(window: tuple[int, int]) -> float:
+        first, last = window
+        if not first <= word < last:
+            return -1
+        left = offsets[word] - offsets[first] if first else float("inf")
+        right = offsets[last] - offsets[word + 1] if last < len(offsets) - 1 else float("inf")
+        return min(left, right)
+
+    return max(enumerate(windows), key=lambda item: distance(item[1]))
+
+
+def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+    if not rows:
+        return torch.empty(0, 0, dtype=torch.long)
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=fill)
+
+
+def _entity(span: Span, score: float, text: str, words: list[Word]) -> Entity:
+    start, end = words[span.start].start, words[span.end - 1].end
+    return Entity(span.type, score, text[start:end], start, end, span.start, span.end)
