@@ -1,0 +1,12 @@
+"""The embedded default corpus: about 300 short posts with drawn images, and the script that makes it.
+
+`SAMPLE_POSTS` is the folder that `MnerDataset` reads: `train.txt`, `valid.txt`, `test.txt`, `images/` and
+`scenes.jsonl`. All of it follows from `posts.yaml`; `README.md` says what is in it and why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SAMPLE_POSTS = Path(__file__).resolve().parent
+"""The folder with the corpus' files."""
