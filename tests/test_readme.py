@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from transformers import AutoTokenizer
+
+import train
+from dataset_scripts import build_visual_context
+from hub_card.export import export_model
+from modeling_ita import ItaForTokenClassification, ItaProcessor
+
+ROOT = Path(train.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def draw_arena(path: Path) -> None:
+    image = Image.new("RGB", (320, 240), "white")
+    ImageDraw.Draw(image).text((20, 90), "PHOENIX 98 : 91", font=ImageFont.load_default(32), fill="black")
+    image.save(path)
+
+
+def test_python_blocks_run_one_after_the_other(
+    tiny_model: ItaForTokenClassification,
+    tiny_encoder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_arena(tmp_path / "arena.jpg")
+    processor = ItaProcessor(AutoTokenizer.from_pretrained(tiny_encoder), context_builder={"ocr": "rapidocr"})
+    export_model(tiny_model, processor, tmp_path / "outputs" / "quickstart" / "model")
+    namespace: dict[str, Any] = {}
+    found = blocks("python")
+    assert len(found) >= 3
+    for block in found:
+        exec(block.replace('"xlm-roberta-base"', repr(tiny_encoder)), namespace)
+    assert namespace["output"].cva_loss is not None
+    assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"]
+
+
+def test_training_commands_run(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    images = tmp_path / "my_corpus" / "images"
+    images.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        draw_arena(images / f"{split}0.jpg")
+        posts = [f"IMGID:{split}{i}\nPhoenix\tB-ORG\ntonight\tO\n" for i in range(4)]
+        (tmp_path / "my_corpus" / f"{split}.txt").write_text("\n".join(posts), encoding="utf-8")
+    [block] = [block for block in blocks("bash") if "my_corpus" in block]
+    for command in block.replace("\\\n", " ").strip().split("\n"):
+        program, *arguments = shlex.split(command.replace("microsoft/deberta-v3-base", tiny_encoder))
+        assert program == "python"
+        if arguments[0] == "-m":
+            assert arguments[1] == build_visual_context.__name__
+            build_visual_context.main(arguments[2:])
+        else:
+            assert arguments[0] == "train.py"
+            train.main([*arguments[1:], "--num_epochs", "1"])
+    assert "posts 12" in capsys.readouterr().out
+    assert (tmp_path / "outputs" / "mine" / "report.json").is_file()
+
+
+def test_every_train_command_has_settings_that_exist() -> None:
+    commands = re.findall(r"python (train\.py [^`\n]*)", README)
+    assert commands
+    for command in commands:
+        arguments = [a for a in shlex.split(command.rstrip("\\"))[1:] if a not in ("…", "--help")]
+        arguments = [str(ROOT / a) if a.endswith(".yaml") else a for a in arguments]
+        train.parse_arguments([*arguments, "--output_dir", "x"])
+
+
+def test_make_targets_and_files_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:`|^ {4})make ([a-z]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in re.findall(r"`((?:modeling_ita|dataset_scripts|hub_card|benchmarks)/[\w./]*|train\.py)`", README):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / link).exists(), link

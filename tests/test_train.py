@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+import train
+
+ROOT = Path(train.__file__).parent
+NAMES = ["Phoenix", "Paris", "London", "Chicago"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Posts "NAME tonight" whose picture alone says whether NAME is a team or a place."""
+    folder = tmp_path_factory.mktemp("corpus")
+    contexts = []
+    for split, posts in (("train", 22), ("valid", 8), ("test", 8)):
+        lines = []
+        for i in range(posts):
+            tag, caption = (("ORG", "game"), ("LOC", "stadium sign"))[i % 2]
+            words = [NAMES[i // 2 % 4], *["tonight"] * (1 + i // 2 % 3)]
+            lines += [f"IMGID:{split}{i}", f"{words[0]}\tB-{tag}", *(f"{word}\tO" for word in words[1:]), ""]
+            if i != 3:
+                contexts.append({"id": f"{split}{i}", "captions": [caption]})
+        (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "contexts.jsonl").write_text("\n".join(map(json.dumps, contexts)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def still_encoder(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny encoder without dropout, so that runs over other numbers of processes can be compared."""
+    folder = tmp_path_factory.mktemp("still")
+    config = AutoConfig.from_pretrained(tiny_encoder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    AutoModel.from_pretrained(tiny_encoder, config=config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+
+
+def flags(corpus: Path, encoder: str, output: Path, *more: str) -> list[str]:
+    return [
+        *("--dataset", "conll", "--data_dir", str(corpus), "--context_files", str(corpus / "contexts.jsonl")),
+        *("--encoder", encoder, "--output_dir", str(output), "--ocr", "none"),
+        *("--num_epochs", "2", "--batch_size", "4", "--logging_steps", "1"),
+        *more,
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: report[key] for key in ("scores", "history", "counts", "data")}
+
+
+def test_a_run_leaves_model_report_and_picture(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    more = ["--num_epochs", "12", "--learning_rate", "3e-3", "--head_learning_rate", "1e-2", "--word_dropout", "0"]
+    train.main(flags(corpus, tiny_encoder, tmp_path / "run", *more))
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert set(report["scores"]) == {"validation", "test"}
+    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image"}
+    assert report["scores"]["test"]["I+T"]["lenient"]["gold"] == 8
+    assert report["scores"]["test"]["I+T"]["lenient"]["f1"] > report["scores"]["test"]["T"]["lenient"]["f1"]
+    evaluations = report["history"]["evaluations"]
+    assert [entry["epoch"] for entry in evaluations] == list(range(1, 13))
+    best = max(evaluations, key=lambda entry: entry["mean"])
+    assert best["mean"] == report["scores"]["validation"]["T"]["lenient"]["f1"] / 2 + (
+        report["scores"]["validation"]["I+T"]["lenient"]["f1"] / 2
+    )
+    assert all(len(file["sha256"]) == 64 for file in report["data"].values())
+    assert report["counts"]["corpus"]["splits"]["train"]["contexts"]["missing"] == 1
+    assert report["command"].startswith("python train.py --dataset conll")
+    assert {"config.json", "model.safetensors", "processor_config.json", "crf.py"} <= {
+        path.name for path in (tmp_path / "run" / "model").iterdir()
+    }
+    assert (tmp_path / "run" / "report.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(("stop", "accumulate"), [("4", "1"), ("8", "1"), ("2", "2")])
+def test_resuming_continues_exactly(
+    corpus: Path, tiny_encoder: str, tmp_path: Path, stop: str, accumulate: str
+) -> None:
+    settings = ["--save_steps", "2", "--gradient_accumulation_steps", accumulate]
+    whole = train.main(flags(corpus, tiny_encoder, tmp_path / "whole", *settings))
+    assert train.main(flags(corpus, tiny_encoder, tmp_path / "parts", *settings, "--max_steps", stop)) == {}
+    resumed = train.main(
+        flags(corpus, tiny_encoder, tmp_path / "parts", *settings, "--resume_from_checkpoint", "last")
+    )
+    assert without_times(resumed) == without_times(whole)
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
+
+
+def test_accumulation_equals_one_large_batch(corpus: Path, still_encoder: str, tmp_path: Path) -> None:
+    settings = ["--word_dropout", "0", "--num_epochs", "1"]
+    large = train.main(flags(corpus, still_encoder, tmp_path / "large", *settings, "--batch_size", "22"))
+    parts = train.main(
+        flags(corpus, still_encoder, tmp_path / "parts", *settings, "--gradient_accumulation_steps", "6")
+    )
+    assert large["history"]["steps"][0]["loss"] == pytest.approx(parts["history"]["steps"][0]["loss"], rel=1e-4)
+    for name, tensor in weights(tmp_path / "large").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "parts")[name], atol=2e-4, rtol=1e-3)
+
+
+def test_two_processes_give_the_numbers_of_one(corpus: Path, still_encoder: str, tmp_path: Path) -> None:
+    settings = ["--word_dropout", "0", "--learning_rate", "1e-3"]
+    one = train.main(flags(corpus, still_encoder, tmp_path / "one", *settings))
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(
+        [*command, str(ROOT / "train.py"), *flags(corpus, still_encoder, tmp_path / "two", *settings)],
+        check=True,
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        timeout=240,
+    )
+    two = json.loads((tmp_path / "two" / "report.json").read_text(encoding="utf-8"))
+    for a, b in zip(one["history"]["steps"], two["history"]["steps"], strict=True):
+        assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+    assert two["scores"]["test"]["T"]["lenient"]["gold"] == 8  # every post once, not once a process
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "two")[name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("views", ["text", "cross"])
+def test_one_view_alone_trains(corpus: Path, tiny_encoder: str, tmp_path: Path, views: str) -> None:
+    report = train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--views", views, "--num_epochs", "1"))
+    losses = {"text": "text_loss", "cross": "cross_loss"}
+    assert {name for name in report["history"]["steps"][0] if name.endswith("_loss")} == {losses[views]}
+    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image"}
+
+
+def test_bioes_trains_and_scores_the_same_entities(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    settings = ["--tag_scheme", "bioes", "--constraints", "always", "--num_epochs", "1"]
+    report = train.main(flags(corpus, tiny_encoder, tmp_path / "run", *settings))
+    scores = report["scores"]["test"]["T"]
+    assert scores["lenient"]["gold"] == scores["strict"]["gold"] == 8
+    assert scores["lenient"]["f1"] == scores["strict"]["f1"]  # a constrained tagger makes no orphan tags
+
+
+def test_an_output_folder_is_never_overwritten(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    arguments = flags(corpus, tiny_encoder, tmp_path / "run", "--max_steps", "1")
+    train.main(arguments)
+    with pytest.raises(SystemExit, match="holds a run already"):
+        train.main(arguments)
+    with pytest.raises(SystemExit, match="--seed 1 → 2"):
+        train.main([*arguments, "--resume_from_checkpoint", "last", "--seed", "2"])
+
+
+def test_a_diverged_loss_stops_the_run_and_says_where(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"at step \d+: lower --learning_rate"):
+        train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--learning_rate", "1e30"))
+
+
+def test_a_yaml_file_gives_arguments_and_flags_override_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"seed": 7, "cva": False, "context_kinds": ["ocr", "captions"], "data_dir": None}))
+    data, model, optimization = train.parse_arguments([str(file), "--seed", "9", "--output_dir", "x"])
+    assert (optimization.seed, model.cva, model.context_kinds, data.data_dir) == (9, False, ["ocr", "captions"], None)
+    (tmp_path / "bad.yaml").write_text("leaning_rate: 1")
+    with pytest.raises(ValueError, match="leaning_rate"):
+        train.parse_arguments([str(tmp_path / "bad.yaml"), "--output_dir", "x"])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_settings_file_is_read(file: Path) -> None:
+    _, model, _ = train.parse_arguments([str(file), "--output_dir", "x"])
+    assert model.encoder == train.MINILM
+
+
+def test_the_packaged_encoder_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train.encoder_folder("some/name") == "some/name"
+    assert (Path(train.encoder_folder(train.MINILM)) / "model.safetensors").is_file()
+    monkeypatch.setattr(train, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="sha256"):
+        train.encoder_folder(train.MINILM)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install"):
+        train.encoder_folder(train.MINILM)
