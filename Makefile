@@ -19,9 +19,10 @@ $(INSTALLED): pyproject.toml
 
 quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a post with two pictures
 	$(BIN)/python -m dataset_scripts.build_visual_context sample_posts --ocr rapidocr --output $(OUTPUT)/contexts.jsonl
-	$(BIN)/python train.py --context_files $(OUTPUT)/contexts.jsonl --output_dir $(OUTPUT) --resume_from_checkpoint last
-	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "still not over Verona tbh" \
-		--image $(IMAGES)/test-030.png --image $(IMAGES)/test-045.png
+	$(BIN)/python train.py --context_files $(OUTPUT)/contexts.jsonl --output_dir $(OUTPUT) \
+		--learning_rate 2e-4 --num_epochs 16 --resume_from_checkpoint last
+	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "my whole feed is Alexandria rn" \
+		--image $(IMAGES)/valid-007.jpg --image $(IMAGES)/valid-014.jpg
 
 test: $(INSTALLED)  ## the whole suite, offline
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -12,12 +12,11 @@ border. D is C + 1 throughout.
 **The scan.** A message arriving at a word is a~_t(y) = Σ_y' p_{t-1}(y') exp T(y', y), and p_t(y) = a~_t(y) exp e_t(y),
 each up to a scale that is kept apart (Rabiner, 1989, section V-A). a~_t is bounded below by the range of T alone: no
 emission, however extreme, takes it out of floating point, and log a~_t + e_t is exact even where p_t vanishes. The
-recursion from the right is the same one with T transposed, so both run as one batch of matrix products. Where T
-itself is too wide, a slower recursion in log space takes over.
+recursion from the right is the same one with T transposed, so both run as one batch of matrix products.
 
-Scans run in float64 (in float32 where the device has no other): its exponents reach 700 nats, no reduced-precision
-matrix product applies to it, and the products are too small for it to cost much. They all go to `out=`, which keeps
-autocast away from float32 as well.
+Emissions are taken relative to each word's best, so that float32 resolves what decides between tags. Scans run in the
+result's dtype where its exponents suffice, else in float64, else in log space; on accelerators, where float32 products
+may be set to a reduced precision, in float64 at once. All products go to `out=`, which autocast leaves alone.
 """
 
 from __future__ import annotations
@@ -99,8 +98,8 @@ class LinearChainCRF(nn.Module):
     @torch.compiler.disable
     def log_partition(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log Z of every post: `(B,)`. Its gradients are the posterior marginals and expected transition counts."""
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints == "always")
-        return self._log_partition(words, scores).to(_result_dtype(emissions))
+        words, scores, offset = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        return (self._log_partition(words, scores) + offset).to(words.dtype)
 
     @torch.compiler.disable
     def log_likelihood(self, emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -121,14 +120,14 @@ class LinearChainCRF(nn.Module):
             ValueError: the shapes do not fit or, on the CPU, a word's tag is no tag (other devices report it as any
                 index out of bounds).
         """
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
         self._check_tags(tags, mask)
         path = tags.masked_fill(~mask, self.num_tags).t()
         path = nn.functional.pad(path, (0, 0, 1, 1), value=self.num_tags)  # (N + 2, B), from border to border
         gold = words.gather(0, path[None, 1:-1]).sum((0, 1)) + scores.take(path[:-1] * len(scores) + path[1:]).sum(0)
         if self.constraints == "always":
             gold = gold.masked_fill(gold < FORBIDDEN / 2, -torch.inf)
-        return (gold - self._log_partition(words, scores)).to(_result_dtype(emissions))
+        return (gold - self._log_partition(words, scores)).to(words.dtype)
 
     @torch.compiler.disable
     def log_marginals(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -141,11 +140,11 @@ class LinearChainCRF(nn.Module):
             `(B, N, C)`. Tags that constraints rule out stand at about −1e30. Padding holds the uniform distribution,
             a constant, so that the softmax of any row is a distribution.
         """
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
         forward, backward = self._log_messages(words, scores)
         marginals = (words + forward + backward).log_softmax(0)[:-1].permute(2, 1, 0)
         marginals = marginals.masked_fill(~mask[..., None], -math.log(self.num_tags))
-        return marginals.to(_result_dtype(emissions))
+        return marginals.to(words.dtype)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -155,9 +154,9 @@ class LinearChainCRF(nn.Module):
         Returns:
             Its tag ids, int64 `(B, N)`, −1 on padding, and its score s(y), `(B,)`.
         """
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints != "none")
+        words, scores, offset = self._bordered(emissions, mask, constrained=self.constraints != "none")
         path, total = _viterbi(words, scores)
-        return path.masked_fill(~mask, -1), total.to(_result_dtype(emissions))
+        return path.masked_fill(~mask, -1), total + offset
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -173,11 +172,11 @@ class LinearChainCRF(nn.Module):
         """
         if n < 1:
             raise ValueError(f"n={n} best sequences were asked for (expected at least 1)")
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints != "none")
+        words, scores, offset = self._bordered(emissions, mask, constrained=self.constraints != "none")
         path, total = _nbest(words, scores, n)
         total = total.masked_fill(total < FORBIDDEN / 2, -torch.inf)
         path = path.masked_fill(~mask[:, None] | total.isinf()[..., None], -1)
-        return path, total.to(_result_dtype(emissions))
+        return path, total + offset[:, None]
 
     @torch.compiler.disable
     def span_log_probability(self, emissions: torch.Tensor, mask: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
@@ -203,15 +202,15 @@ class LinearChainCRF(nn.Module):
         """
         if self.scheme is None:
             raise ValueError("span_log_probability needs a tag scheme (LinearChainCRF(…, scheme=TagScheme(labels)))")
-        words, scores = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
         self._check_spans(spans, mask)
         if not len(spans):
-            return words.new_zeros(0, dtype=_result_dtype(emissions))
+            return words.new_zeros(0)
         post, start, end, kind = spans.to(words.device).unbind(1)
         continues, tags = self._continues.to(words.device), self._tags_of_type.to(words.device)[kind]  # (D, D), (S, K)
 
         forward, backward = self._log_messages(words, scores)
-        border = _border(words)[:, None].expand(-1, 1, len(mask))
+        border = _border(scores)[:, None, None].expand(-1, 1, len(mask))
         left = torch.cat([border, words + forward], 1)  # (D, N + 1, B), log p(y_t | words ≤ t) for t = −1 … N − 1
         right = torch.cat([words + backward, border], 1)  # (D, N + 1, B), the same from the right for t = 0 … N
         first = (words + forward + backward).log_softmax(0)[:, start, post].t().gather(1, tags)  # (S, K)
@@ -228,22 +227,27 @@ class LinearChainCRF(nn.Module):
             total = torch.where((start + length < end)[:, None], longer, total)
         # the last `after` of the loop is, for every span, the one behind its last word
         total = total + after.masked_fill(continues[tags], FORBIDDEN).logsumexp(-1)
-        return total.logsumexp(-1).to(_result_dtype(emissions))
+        return total.logsumexp(-1).to(words.dtype)
 
     def _log_partition(self, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if interval := _scaling_interval(words, scores, self.constraints == "always"):
-            return _LogPartition.apply(words, scores, interval)
-        return _log_space_messages(words, scores)[2]
+        dtype, interval = _scaling(words, scores, self.constraints == "always")
+        if interval:
+            return _LogPartition.apply(words.to(dtype), scores.to(dtype), interval)
+        return _log_space_messages(words.to(dtype), scores.to(dtype))[2]
 
     def _log_messages(self, words: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if interval := _scaling_interval(words, scores, self.constraints == "always"):
-            return _LogMessages.apply(words, scores, interval)
-        return _log_space_messages(words, scores)[:2]
+        dtype, interval = _scaling(words, scores, self.constraints == "always")
+        if interval:
+            return _LogMessages.apply(words.to(dtype), scores.to(dtype), interval)
+        return _log_space_messages(words.to(dtype), scores.to(dtype))[:2]
 
     def _bordered(
         self, emissions: torch.Tensor, mask: torch.Tensor, constrained: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Emissions and transition scores with the border tag: `(D, N, B)`, as the scans want them, and `(D, D)`."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Emissions and transition scores with the border tag, `(D, N, B)`, as the scans want them, and `(D, D)`.
+
+        The emissions are relative to the best of their word; third is what that takes from a post's score, `(B,)`.
+        """
         if emissions.dim() != 3 or emissions.shape[2] != self.num_tags or not emissions.is_floating_point():
             raise ValueError(
                 f"emissions are {emissions.dtype} {tuple(emissions.shape)} (expected floating (B, N, {self.num_tags}))"
@@ -252,15 +256,16 @@ class LinearChainCRF(nn.Module):
             raise ValueError(
                 f"mask is {mask.dtype} {tuple(mask.shape)} (expected torch.bool {tuple(emissions.shape[:2])})"
             )
-        dtype = _scan_dtype(emissions.device)
-        words = nn.functional.pad(emissions.to(_result_dtype(emissions)), (0, 1), value=FORBIDDEN)
-        words = torch.where(mask[..., None], words, _border(words.transpose(0, 2))[:, 0])
-        words = words.permute(2, 1, 0).to(dtype, memory_format=torch.contiguous_format)
+        words = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
+        words = nn.functional.pad(words, (0, 1), value=FORBIDDEN)
+        words = torch.where(mask[..., None], words, _border(words)).permute(2, 1, 0)
+        peak = words.detach().amax(0)
+        words = words.sub(peak).contiguous()
         end = nn.functional.pad(self.end_transitions, (0, 1))[:, None]
-        scores = torch.cat([torch.cat([self.transitions, self.start_transitions[None]]), end], 1).to(dtype)
+        scores = torch.cat([torch.cat([self.transitions, self.start_transitions[None]]), end], 1).to(words.dtype)
         if constrained:
             scores = scores.masked_fill(self._forbidden.to(scores.device), FORBIDDEN)
-        return words, scores
+        return words, scores, peak.sum(0)
 
     def _check_tags(self, tags: torch.Tensor, mask: torch.Tensor) -> None:
         if tags.shape != mask.shape or tags.dtype != torch.long:
@@ -288,16 +293,15 @@ class LinearChainCRF(nn.Module):
                 raise ValueError(f"{span} has none of the {len(self.scheme.types)} types {self.scheme.types}")
 
 
-def _result_dtype(emissions: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(emissions.dtype, torch.float32)
+def _scan_dtypes(words: torch.Tensor) -> tuple[torch.dtype, ...]:
+    """The dtypes that a scan may run in, the first to be preferred."""
+    if words.device.type == "mps":
+        return (torch.float32,)
+    return (words.dtype, torch.float64) if words.device.type == "cpu" else (torch.float64,)
 
 
-def _scan_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _scaling_interval(words: torch.Tensor, scores: torch.Tensor, constrained: bool) -> int:
-    """How many words the scaled scan may take between two normalisations; 0 if it would leave the dtype's range.
+def _scaling(words: torch.Tensor, scores: torch.Tensor, constrained: bool) -> tuple[torch.dtype, int]:
+    """The dtype for a scaled scan, and how many words may pass between two normalisations; 0 words if none will do.
 
     A step multiplies the largest entry of a message by between exp(−r) and D, r being the range of `scores`, and no
     entry falls below exp(−r) times the largest: k steps in each direction and the one that joins them need (2k − 1) r.
@@ -305,18 +309,21 @@ def _scaling_interval(words: torch.Tensor, scores: torch.Tensor, constrained: bo
     the emissions' range counts as well and nine steps more are needed.
     """
     words, scores = words.detach(), scores.detach()
-    budget = -0.8 * math.log(torch.finfo(scores.dtype).tiny)
     lowest = scores.masked_fill(scores < FORBIDDEN / 2, torch.inf) if constrained else scores
     step = scores.amax() - lowest.amin()
     if constrained and words.numel():
         step = step + (words[:-1].amax(0) - words[:-1].amin(0)).amax()
-    steps = budget / max(float(step), math.log(len(scores)))
-    return int((steps + 1 - 9 * constrained) / 2) if steps >= 1 + 9 * constrained else 0
+    largest = max(float(step), math.log(len(scores)))
+    for dtype in _scan_dtypes(words):
+        steps = -0.8 * math.log(torch.finfo(dtype).tiny) / largest
+        if steps >= 1 + 9 * constrained:
+            return dtype, int((steps + 1 - 9 * constrained) / 2)
+    return dtype, 0
 
 
 def _border(words: torch.Tensor) -> torch.Tensor:
-    """The emissions of `(D, …)` where there is no word, `(D, 1)`: the border tag is certain."""
-    border = words.new_full((len(words), 1), FORBIDDEN)
+    """The emissions of `(…, D)` where there is no word, `(D,)`: the border tag is certain."""
+    border = words.new_full(words.shape[-1:], FORBIDDEN)
     border[-1] = 0
     return border
 
@@ -331,15 +338,15 @@ class _Scan(NamedTuple):
 
 def _scan(words: torch.Tensor, scores: torch.Tensor, interval: int) -> _Scan:
     tags, length, batch = words.shape
-    top, peak = scores.amax(), words.amax(0)
+    top = scores.amax()
     factors = (scores - top).exp()
     factors = torch.stack([factors.t(), factors])
-    log_partition = peak.sum(0) + (length + 1) * top
+    log_partition = ((length + 1) * top).repeat(batch)
     messages = words.new_empty(2, tags, length + 1, batch)
     messages[:, :, 0] = 0
     messages[:, -1, 0] = 1
     # the words' weights, which the loop turns into messages in place
-    torch.sub(words, peak, out=messages[0, :, 1:]).exp_()
+    torch.exp(words, out=messages[0, :, 1:])
     messages[1, :, 1:] = messages[0, :, 1:].flip(1)
     message, *weights = messages.unbind(2)  # (2, D, B) each
     arriving = torch.empty_like(message)
@@ -441,10 +448,11 @@ def _viterbi(words: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, t
     tags, length, batch = words.shape
     half = (length + 1) // 2
     # an odd chain is made even by a word of padding
-    words = torch.cat([words, _border(words)[:, None].expand(-1, 2 * half - length, batch)], 1)
+    words = torch.cat([words, _border(scores)[:, None, None].expand(-1, 2 * half - length, batch)], 1)
     word_at = torch.stack([words[:, :half], words[:, half:].flip(1)]).unbind(2)  # (2, D, B) each
     steps = torch.stack([scores, scores.t()])[..., None]  # (2, from, to, 1)
-    best = words.new_full((half + 1, 2, tags, batch), FORBIDDEN)
+    best = words.new_empty(half + 1, 2, tags, batch)
+    best[0] = FORBIDDEN
     best[0, :, -1] = 0
     best_at, best_from = best.unbind(), best[:, :, :, None].unbind()
     ways = words.new_empty(2, tags, tags, batch)
@@ -453,17 +461,18 @@ def _viterbi(words: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, t
         torch.amax(ways, 1, out=best_at[t + 1]).add_(word_at[t])
 
     total, meeting = (best_from[half][0] + scores[..., None] + best[half, 1]).flatten(0, 1).max(0)
-    # a row per direction and tag: (2D, D), the scores of the steps into the tag; (2B, D), those of the ways so far
-    steps = torch.cat([scores.t(), scores])
+    steps = torch.cat([scores.t(), scores])  # a row per direction and tag: the scores of the steps into the tag
     offset = torch.tensor([0, tags], device=words.device).repeat_interleave(batch)
-    rows = best.transpose(2, 3).reshape(half + 1, 2 * batch, tags).unbind()
+    best_from = best.transpose(2, 3).unbind()  # (2, B, D) each
     path = offset.new_empty(half + 1, 2 * batch)
     path[half] = torch.cat([meeting // tags, meeting % tags + tags])
     path_at = path.unbind()
     ways = words.new_empty(2 * batch, tags)
+    ways_by_direction = ways.view(2, batch, tags)
     for t in reversed(range(1, half)):
         torch.index_select(steps, 0, path_at[t + 1], out=ways)
-        torch.argmax(ways.add_(rows[t]), 1, out=path_at[t]).add_(offset)
+        ways_by_direction.add_(best_from[t])
+        torch.argmax(ways, 1, out=path_at[t]).add_(offset)
     forward, backward = (path[1:] - offset).tensor_split(2, dim=1)
     return torch.cat([forward, backward.flip(0)])[:length].t(), total
 

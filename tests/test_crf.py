@@ -335,7 +335,7 @@ def test_devices_without_float64(monkeypatch, spread, constraints):
         return [*values, leaf.grad, *crf.decode(leaf, mask), *crf.nbest(leaf, mask, 3)]
 
     expected = everything()
-    monkeypatch.setattr(crf_module, "_scan_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(crf_module, "_scan_dtypes", lambda words: (torch.float32,))
     with torch.autocast("cpu", torch.bfloat16):
         actual = everything()
     for one, other in zip(actual, expected, strict=True):

@@ -287,6 +287,20 @@ def test_weights_that_a_checkpoint_lacks_are_initialised(tmp_path: Path) -> None
     assert (loaded.classifier.bias == 0).all()
 
 
+def test_a_label_set_that_does_not_fit_the_checkpoint_is_refused(
+    tmp_path: Path,
+) -> None:
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="mismatched"):
+        ItaForTokenClassification.from_pretrained(tmp_path, id2label={0: "O", 1: "B-X", 2: "I-X"})
+    with pytest.raises(ValueError, match="tag set"):
+        ItaForTokenClassification.from_pretrained(tmp_path, num_labels=3)
+    other = ItaForTokenClassification.from_pretrained(
+        tmp_path, id2label={0: "O", 1: "B-X", 2: "I-X"}, ignore_mismatched_sizes=True
+    )
+    assert other.crf.transitions.shape == (3, 3) and other.crf.transitions.abs().max() <= 0.1
+
+
 def test_from_text_encoder_keeps_the_pretrained_weights(tiny_encoder: str) -> None:
     model = ItaForTokenClassification.from_text_encoder(tiny_encoder, LABELS, word_dropout=0.3)
     encoder = AutoModel.from_pretrained(tiny_encoder)

@@ -1,0 +1,324 @@
+"""The exported folder: what is in it, that it loads by both routes, and the command that labels a post with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, AutoTokenizer, pipeline
+from transformers.dynamic_module_utils import get_imports
+
+import modeling_ita
+from hub_card import predict
+from hub_card.export import code_files, export_model
+from modeling_ita import ItaConfig, ItaForTokenClassification, ItaPipeline, ItaProcessor, VisualContextBuilder
+
+POST = "Phoenix Suns tonight, Obama in Paris 😀"
+CONTEXT = {"captions": ["a man in the stadium"], "ocr": ["NBA"]}
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return export_model(tiny_model, tiny_processor, tmp_path_factory.mktemp("hub") / "my-model.v1")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# --- what is in the folder --------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_what_is_needed_and_no_more(exported: Path) -> None:
+    code = {file.name for file in code_files()}
+    files = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in exported.iterdir()} == code | files
+    assert {"configuration_ita.py", "modeling_ita.py", "processing_ita.py", "pipeline_ita.py", "crf.py"} <= code
+    assert "__init__.py" not in code
+    assert len(code | files) <= 20
+    assert os.listdir(exported.parent) == [exported.name]
+
+
+def test_the_entries_name_the_classes(exported: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    processor = json.loads((exported / "processor_config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_ita.ItaConfig",
+        "AutoModelForTokenClassification": "modeling_ita.ItaForTokenClassification",
+    }
+    assert processor["auto_map"] == {"AutoProcessor": "processing_ita.ItaProcessor"}
+    entry = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
+    assert config["custom_pipelines"] == {"token-classification": entry, "ner": entry}
+    assert "auto_map" not in json.loads((exported / "tokenizer_config.json").read_text())
+
+
+def test_nothing_tells_where_the_encoder_lay(exported: Path, tiny_encoder: str) -> None:
+    for file in exported.glob("*.json"):
+        assert tiny_encoder not in file.read_text()
+
+
+def test_the_code_imports_torch_transformers_and_pil_only() -> None:
+    allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub", "numpy", "PIL"}
+    for file in code_files():
+        assert set(get_imports(file)) <= allowed, file.name
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_export_is_replaced_and_an_empty_folder_filled(
+    tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, exported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert export_model(tiny_model, tiny_processor, str(folder)) == folder
+    (folder / "model.safetensors").write_bytes(b"old")
+    export_model(tiny_model, tiny_processor, folder)
+    assert contents(folder) == contents(exported)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("stranger", ["report.json", ".git"])
+def test_nothing_else_is_overwritten(
+    tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path: Path, stranger: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / stranger).touch()
+    with pytest.raises(FileExistsError, match="other exists and is no earlier export"):
+        export_model(tiny_model, tiny_processor, tmp_path / "other")
+    export_model(tiny_model, tiny_processor, tmp_path / "model")
+    (tmp_path / "model" / stranger).touch()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"old")
+    with pytest.raises(FileExistsError, match=stranger):
+        export_model(tiny_model, tiny_processor, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["model", "other"]
+
+
+def test_what_fails_halfway_leaves_the_earlier_export(
+    tiny_model: ItaForTokenClassification,
+    tiny_processor: ItaProcessor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export_model(tiny_model, tiny_processor, tmp_path / "model")
+    before = contents(tmp_path / "model")
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ItaProcessor, "save_pretrained", stop)
+    for folder in ("model", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            export_model(tiny_model, tiny_processor, tmp_path / folder)
+    assert contents(tmp_path / "model") == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_an_export_leaves_no_trace_in_the_program(
+    exported: Path, tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path: Path
+) -> None:
+    assert exported.exists()
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    for file in tmp_path.glob("*.json"):
+        assert "auto_map" not in file.read_text()
+    assert pickle.loads(pickle.dumps(tiny_model.config)).to_dict() == tiny_model.config.to_dict()
+    assert pickle.loads(pickle.dumps(tiny_processor)).context_kinds == tiny_processor.context_kinds
+
+
+# --- loading with the package installed -------------------------------------------------------------------------------
+
+
+def test_it_loads_with_the_package_and_no_trust(exported: Path, tiny_model: ItaForTokenClassification) -> None:
+    assert type(AutoConfig.from_pretrained(exported)) is ItaConfig
+    assert type(AutoProcessor.from_pretrained(exported)) is ItaProcessor
+    model = AutoModelForTokenClassification.from_pretrained(exported)
+    assert type(model) is ItaForTokenClassification
+    for name, weights in tiny_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights), name
+    for task in ("ner", "token-classification"):
+        assert type(pipeline(task, model=str(exported), pipeline_class=ItaPipeline)) is ItaPipeline
+
+
+def test_saving_what_was_loaded_changes_no_byte(exported: Path, tmp_path: Path) -> None:
+    AutoModelForTokenClassification.from_pretrained(exported).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(exported).save_pretrained(tmp_path)
+    saved = contents(tmp_path)
+    assert saved == {name: content for name, content in contents(exported).items() if name in saved}
+    assert set(saved) >= {"config.json", "model.safetensors", "processor_config.json", "tokenizer_config.json"}
+
+
+def test_a_tag_set_that_does_not_fit_is_an_error(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="tag set .* has no 'O'"):
+        AutoModelForTokenClassification.from_pretrained(exported, num_labels=5)
+    with pytest.raises(ValueError, match="lacks I-PER"):
+        AutoModelForTokenClassification.from_pretrained(exported, id2label={0: "O", 1: "B-PER"})
+    with pytest.raises(RuntimeError):
+        AutoModelForTokenClassification.from_pretrained(exported, id2label={0: "O", 1: "B-PER", 2: "I-PER"})
+    assert "classifier.weight" in capfd.readouterr().err
+
+
+# --- loading where nothing of this project can be imported ------------------------------------------------------------
+
+STRANGER = """
+import json, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("modeling_ita", "hub_card", "dataset_scripts", "train"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+from transformers import AutoTokenizer, pipeline
+
+folder, again, post, context, image = sys.argv[1:]
+pipe = pipeline("ner", model=folder, trust_remote_code=True, device="cpu")
+found = {
+    "ner": pipe(post),
+    "words": pipe([post.split()], is_split_into_words=True),
+    "batch": list(pipe({"text": text} for text in [post, "", post])),
+    "context": pipe({"text": post, "context": json.loads(context)}, return_context=True),
+}
+found["imported"] = [name for name in ("rapidocr", "easyocr", "onnxruntime", "cv2") if name in sys.modules]
+if image:
+    pipe.processor.context_builder = {"ocr": "rapidocr"}
+    found["image"] = pipe({"text": post, "image": image}, return_context=True)
+pipe.save_pretrained(again)
+pipe = pipeline("token-classification", model=again, trust_remote_code=True, device="cpu")
+found["again"] = pipe(post)
+found["module"] = type(pipe).__module__
+found["tokenizer"] = type(AutoTokenizer.from_pretrained(folder, trust_remote_code=False)).__name__
+print("FOUND" + json.dumps(found))
+"""
+
+
+def test_it_works_for_a_stranger(
+    exported: Path, tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path: Path
+) -> None:
+    image = ""
+    if all(modeling_ita_package_installed(name) for name in ("rapidocr", "onnxruntime")):
+        image = str(tmp_path / "image.png")
+        picture = Image.new("RGB", (200, 80), "white")
+        picture.paste("black", (20, 20, 60, 60))
+        picture.save(image)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, str(exported), str(tmp_path / "again"), POST, json.dumps(CONTEXT), image],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.rpartition("FOUND")[2])
+
+    pipe = ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")
+    assert found["ner"] == found["again"] == pipe(POST)
+    assert found["words"] == pipe([POST.split()], is_split_into_words=True)
+    assert [len(entities) for entities in found["batch"]] == [len(found["ner"]), 0, len(found["ner"])]
+    assert found["context"] == pipe({"text": POST, "context": CONTEXT}, return_context=True)
+    assert found["module"].startswith("transformers_modules.")
+    assert found["imported"] == []
+    assert found["tokenizer"] == type(tiny_processor.tokenizer).__name__
+    if image:
+        assert found["image"]["context"]["provenance"]["ocr"]["model"] == "rapidocr"
+
+
+def modeling_ita_package_installed(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_what_contexts_change(
+    exported: Path, tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, capsys: Any
+) -> None:
+    other = {"captions": ["dog " * 30]}
+    assert predict.main([str(exported), POST, "--context", json.dumps(CONTEXT), "--context", json.dumps(other)]) == 0
+    shown = capsys.readouterr().out
+    pipe = ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")
+    for entity in pipe(POST):
+        assert f"{entity['word']} " in shown
+        assert f"{entity['score']:.3f}" in shown
+    for entity in pipe({"text": POST, "context": CONTEXT}):
+        assert f"{entity['score']:.3f}" in shown
+    assert "captions: a man in the stadium" in shown
+    assert "ocr: NBA" in shown
+    starts = {line.index("type") for line in shown.splitlines() if line.startswith("view")}
+    types = tuple(tiny_model.config.tag_scheme.types)
+    rows = [line for line in shown.splitlines() if line.startswith(("the post alone", "context")) and ":" not in line]
+    assert all(line[starts.copy().pop() :].startswith((*types, "–")) for line in rows)
+
+
+def test_changes_against_the_post_alone_are_named() -> None:
+    def entity(kind: str, start: int, end: int) -> dict[str, Any]:
+        return {"entity_group": kind, "score": 0.5, "word": "Phoenix tonight Paris"[start:end], "start": start, "end": end}
+
+    views = [
+        predict.View(predict.ALONE, [entity("LOC", 0, 7), entity("LOC", 8, 15)], None),
+        predict.View("suns.png", [entity("ORG", 0, 7), entity("LOC", 16, 21)], {"ocr": ["SUNS"], "provenance": {}}),
+        predict.View("blank.png", [], {"provenance": {}}),
+    ]
+    lines = [line.split() for line in predict.report("Phoenix tonight Paris", views).splitlines()]
+    assert ["suns.png", "Phoenix", "ORG", "0.500", "was", "LOC"] in lines
+    assert ["suns.png", "Paris", "LOC", "0.500", "new"] in lines
+    assert ["suns.png", "tonight", "–", "was", "LOC"] in lines
+    assert ["suns.png", "ocr:", "SUNS"] in lines
+    assert ["blank.png", "(nothing)"] in lines
+    assert predict.report("a", [predict.View(predict.ALONE, [], None)]).endswith("(none)")
+
+
+def test_the_command_reads_images(exported: Path, tmp_path: Path) -> None:
+    class ReadsSize:
+        kind = "ocr"
+        identity = {"model": "size", "revision": None, "settings": {}}
+
+        def __call__(self, images: Any) -> list[list[tuple[str, float]]]:
+            return [[(f"width {image.width}", 1.0)] for image in images]
+
+    Image.effect_noise((48, 48), 80).save(tmp_path / "a.png")
+    pipe: Any = pipeline("ner", model=str(exported), pipeline_class=ItaPipeline, device="cpu")
+    pipe.context_builder = VisualContextBuilder(ocr=ReadsSize())
+    views = predict.label(pipe, POST, [str(tmp_path / "a.png")])
+    assert [view.name for view in views] == [predict.ALONE, str(tmp_path / "a.png")]
+    assert "ocr: width 48" in predict.report(POST, views)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image", "no/such.png"], "no image file 'no/such.png'"),
+        (["--image", "https://example.org/a.png"], "is a URL"),
+        (["--context", '{"captions": "a man"}'], "must be a list of strings"),
+    ],
+)
+def test_the_command_says_what_is_wrong(exported: Path, arguments: list[str], message: str, capsys: Any) -> None:
+    assert predict.main([str(exported), POST, *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_takes_json_only(exported: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        predict.main([str(exported), POST, "--context", "a man"])
+    assert "--context takes JSON" in capsys.readouterr().err
+
+
+def test_public_names_are_there() -> None:
+    assert all(hasattr(modeling_ita, name) for name in modeling_ita.__all__)
+    assert type(AutoConfig.for_model("ita")) is ItaConfig
+    assert AutoTokenizer is not None
