@@ -279,7 +279,7 @@ def make_report(
         name: what the run is called; runs that differ in nothing but the seed share it.
         scores: per split (`"valid"`, `"test"`) the result of `score_views`.
         counts: everything lost or repaired, as the data set and the processor counted it.
-        data: what the scores were measured on, the sha256 of every file included.
+        data: what the scores were measured on: for every file `{"sha256": …}` and what else is known of it.
         command: the command line of the run.
         history: `{"steps": [...], "evaluations": [...]}`, a dict for each logged training step (`step`, `epoch`,
             `loss`, `text_loss`, `cross_loss`, `cva_loss`, `lr`) and for each evaluation on valid (`epoch`, `step`,
@@ -422,7 +422,7 @@ def mean_and_sd(reports: Iterable[Mapping[str, Any]], split: str = "test") -> di
         runs.setdefault(report["name"], []).append(report)
     table: dict[str, dict[str, Spread]] = {}
     for name, group in runs.items():
-        if any(report["data"] != group[0]["data"] for report in group):
+        if any(_checksums(report) != _checksums(group[0]) for report in group):
             raise ValueError(f"the runs named {name!r} were measured on different data: their scores have no mean")
         f1s: dict[str, list[float]] = {}
         for report in group:
@@ -437,6 +437,11 @@ def mean_and_sd(reports: Iterable[Mapping[str, Any]], split: str = "test") -> di
             for view, values in f1s.items()
         }
     return table
+
+
+def _checksums(report: Mapping[str, Any]) -> list[str]:
+    """What a run was measured on: the same files are the same data wherever they lie."""
+    return sorted(file["sha256"] for file in report["data"].values())
 
 
 def format_mean_and_sd(table: Mapping[str, Mapping[str, Spread]]) -> str:

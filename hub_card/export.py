@@ -83,7 +83,7 @@ def _is_replaceable(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     config = folder / "config.json"
-    is_export = config.is_file() and _read(config).get("custom_pipelines") is not None
+    is_export = config.is_file() and str(_PIPELINE["impl"]) in config.read_text(encoding="utf-8")
     return is_export or not any(folder.iterdir())
 
 

@@ -258,9 +258,9 @@ class LinearChainCRF(nn.Module):
             )
         words = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
         words = nn.functional.pad(words, (0, 1), value=FORBIDDEN)
-        words = torch.where(mask[..., None], words, _border(words)).permute(2, 1, 0)
+        words = torch.where(mask[..., None], words, _border(words)).permute(2, 1, 0).contiguous()
         peak = words.detach().amax(0)
-        words = words.sub(peak).contiguous()
+        words = words - peak
         end = nn.functional.pad(self.end_transitions, (0, 1))[:, None]
         scores = torch.cat([torch.cat([self.transitions, self.start_transitions[None]]), end], 1).to(words.dtype)
         if constrained:

@@ -86,6 +86,8 @@ class ItaPipeline(Pipeline):
         if self.processor is None:
             raise ValueError("ItaPipeline needs a processor (ItaPipeline(model=…, processor=…))")
         self.model.eval()
+        # transformers hands the model's dtype on to the tokenizer, which could not be saved with it.
+        self.processor.tokenizer.init_kwargs.pop("dtype", None)
 
     @cached_property
     def context_builder(self) -> VisualContextBuilder:

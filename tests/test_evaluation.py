@@ -49,9 +49,12 @@ def same_lengths(tags: list[list[str]], other: list[list[str]]) -> list[list[str
     return [[tag if rng.random() < 0.6 else rng.choice(flat) for tag in post] for post in tags]
 
 
-def report_of(name: str, f1: float, data: str = "a7d9", views: tuple[str, ...] = ("T", "I+T")) -> dict[str, Any]:
+def report_of(
+    name: str, f1: float, sha256: str = "a7d9", views: tuple[str, ...] = ("T", "I+T"), folder: str = "data"
+) -> dict[str, Any]:
     scores = {"lenient": {"f1": f1}}
-    return {"name": name, "data": {"test.txt": data}, "scores": {"test": dict.fromkeys(views, scores)}}
+    data = {f"{folder}/test.txt": {"sha256": sha256}}
+    return {"name": name, "data": data, "scores": {"test": dict.fromkeys(views, scores)}}
 
 
 @pytest.fixture
@@ -337,8 +340,9 @@ def test_mean_and_sd_of_three_seeds() -> None:
 
 def test_runs_on_different_data_have_no_mean() -> None:
     with pytest.raises(ValueError, match="'CVA' were measured on different data"):
-        mean_and_sd([report_of("CVA", 0.8), report_of("CVA", 0.8, data="ffff")])
-    assert len(mean_and_sd([report_of("CVA", 0.8), report_of("CVA on snap", 0.8, data="ffff")])) == 2
+        mean_and_sd([report_of("CVA", 0.8), report_of("CVA", 0.8, sha256="ffff")])
+    assert mean_and_sd([report_of("CVA", 0.8), report_of("CVA", 0.9, folder="copy")])["CVA"]["T"]["n"] == 2
+    assert len(mean_and_sd([report_of("CVA", 0.8), report_of("CVA on snap", 0.8, sha256="ffff")])) == 2
 
 
 def test_command_line_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ class ReadsColours:
     """An aligner that reads a picture as the colour of its first pixel, and remembers how many it was shown."""
 
     kind = "ocr"
-    identity = {"model": "colours", "revision": None, "settings": {}}
+    identity: dict[str, Any] = {"model": "colours", "revision": None, "settings": {}}
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -126,7 +126,7 @@ def test_every_word_can_be_had_with_the_marginal_of_its_tag(
     assert list(words[0]) == ["entity", "score", "index", "word", "start", "end"]
     assert [w["word"] for w in words] == [TEXT[w["start"] : w["end"]] for w in words]
     assert [w["index"] for w in words] == list(range(len(tags)))
-    assert [w["entity"] for w in words] == [tiny_model.config.id2label[tag] for tag in tags]
+    assert [w["entity"] for w in words] == [tiny_model.config.tag_scheme.labels[tag] for tag in tags]
     marginals = [outputs.logits[0, n, tag].exp().item() for n, tag in enumerate(tags)]
     assert [w["score"] for w in words] == pytest.approx(marginals, abs=1e-6)
     assert json.loads(json.dumps(words)) == words
@@ -196,7 +196,7 @@ def test_datasets_give_an_iterator(seeing_pipe: ItaPipeline) -> None:
     results = seeing_pipe(rows)
     assert isinstance(results, Iterator)
     assert_same(list(results), expected)
-    assert_same(list(seeing_pipe(KeyDataset(rows, "text"))), seeing_pipe(rows["text"][:]))  # type: ignore[arg-type]
+    assert_same(list(seeing_pipe(KeyDataset(rows, "text"))), seeing_pipe(rows["text"][:]))
 
 
 def test_empty_and_strange_posts(pipe: ItaPipeline) -> None:
@@ -227,7 +227,7 @@ def test_posts_as_words(pipe: ItaPipeline) -> None:
 def test_other_types_of_weights_and_a_model_in_training(
     tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor
 ) -> None:
-    model = copy.deepcopy(tiny_model).to(torch.bfloat16).train()
+    model = copy.deepcopy(tiny_model).bfloat16().train()
     pipe = ItaPipeline(model=model, processor=tiny_processor, device="cpu")
     assert json.dumps(pipe(TEXT)) == json.dumps(pipe(TEXT))
     assert not model.training
