@@ -35,6 +35,9 @@ KNOWN_FILES = {
     "801e149e8635b19d66b4ec1212c329be340ada501b35c5fa55455fb6f53633be": "twitter2017-umt train",
     "41b5db90cb32059c14c2c3ccd50845fb77f1e3d3e4f7d0c210a61bc507d8a73e": "twitter2017-umt valid",
     "a7d9e172ae85bd3e35276eb2b01ce223321bdc92a47b234e24305d72e7a05243": "twitter2017-umt test",
+    "4c4511ab5eeb49dd94949bdb3301144c9ccc1e59618554afe64f10040df9337c": "sample_posts train",
+    "4140f24859ee313358d65cb96fdd72e539a46c294eac637a45b3a39b808d2027": "sample_posts valid",
+    "dafe42cae8975fd98b08d0f963caa57dc68f9157ea3c40a3b881d4ccc450bc2e": "sample_posts test",
 }
 """Published text files by sha256. "Twitter-17" is the name of two data sets and Twitter-15 has two sets of labels."""
 

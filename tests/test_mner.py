@@ -607,6 +607,8 @@ def test_the_sample_posts_are_the_default(tmp_path: Path) -> None:
     assert dataset["train"].features["tags"].feature.names == list(BIO.labels)
     report = builder.report
     assert report["contexts_without_post"] == 0
+    texts = {Path(path).name: file["known_as"] for path, file in report["data"].items() if path.endswith(".txt")}
+    assert texts == {f"{split}.txt": f"sample_posts {split}" for split in ("train", "valid", "test")}
     for split, counts in report["splits"].items():
         assert counts["images"]["unreadable"] == counts["images"]["blank"] == counts["tags_repaired"] == 0, split
         assert counts["images"]["present"] > 0 and counts["contexts"]["present"] > 0, split
