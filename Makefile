@@ -24,8 +24,8 @@ quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a po
 	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "my whole feed is Alexandria rn" \
 		--image $(IMAGES)/valid-007.jpg --image $(IMAGES)/valid-014.jpg
 
-test: $(INSTALLED)  ## the whole suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(INSTALLED)  ## the whole suite, offline, on two cores
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 checks: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

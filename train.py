@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
+from transformers.utils import logging as transformers_logging
 
 from dataset_scripts.examples import Example, epoch_batches, read_examples, shuffled_contexts
 from dataset_scripts.mner import MnerDataset
@@ -454,6 +456,9 @@ def make_accelerator(args: OptimizationArguments, output: Path, checkpoint: Path
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
     """Trains and evaluates as the arguments say, and returns the report."""
+    # One progress bar, not broken by a bar for every checkpoint and a warning for every one that is pruned.
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
     arguments = parse_arguments(argv)
     data, model_arguments, args = arguments
     output, checkpoint = claim_output(arguments)

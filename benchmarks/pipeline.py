@@ -2,7 +2,8 @@
 
     python benchmarks/pipeline.py
 
-All contenders label, or only encode, the same short posts on one CPU thread, and take turns in one process:
+All contenders label, or only encode, the same short posts on one CPU thread. They take turns in one process, every 16
+batches, so that whatever slows the machine down slows all of them down:
 
 - `bare encoder`: its forward pass alone, called on batches sorted by length that were tokenized before the clock ran;
 - `ItaPipeline`: everything from the strings to the entities with their posteriors;
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from dataset_scripts.sample_posts import SAMPLE_POSTS
 from dataset_scripts.sample_posts.corpus import read_posts
 from hub_card.export import export_model
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, TagScheme
+from modeling_ita.pipeline_ita import LOOK_AHEAD
 from train import MINILM, encoder_folder
 
 BAR = 0.85
@@ -48,28 +51,27 @@ def draw_posts(count: int) -> list[str]:
     return [" ".join(draw.choices(corpus, k=draw.choice((1, 2)))) for _ in range(count)]
 
 
-def load_bare_encoder(encoder: str, posts: list[str], batch_size: int) -> Callable[[], Any]:
+def load_bare_encoder(encoder: str, posts: list[str], batch_size: int) -> list[Callable[[], Any]]:
     """The forward pass of the encoder, and nothing else, over batches of similar length."""
     model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
     posts = sorted(posts, key=lambda post: len(tokenizer(post)["input_ids"]), reverse=True)
-    chunks = (posts[start : start + batch_size] for start in range(0, len(posts), batch_size))
-    batches = [tokenizer(chunk, padding=True, return_tensors="pt") for chunk in chunks]
+    batches = [tokenizer(chunk, padding=True, return_tensors="pt") for chunk in _chunks(posts, batch_size)]
 
     @torch.inference_mode()
-    def run() -> None:
+    def run(batches: list[Any]) -> None:
         for batch in batches:
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
-    return run
+    return [partial(run, turn) for turn in _chunks(batches, LOOK_AHEAD)]
 
 
-def load_ita(folder: Path, posts: list[str], batch_size: int) -> Callable[[], Any]:
+def load_ita(folder: Path, posts: list[str], batch_size: int) -> list[Callable[[], Any]]:
     """`ItaPipeline` over the posts as a list of strings."""
     pipe = pipeline("token-classification", model=str(folder), pipeline_class=ItaPipeline, device="cpu")
-    return lambda: pipe(posts, batch_size=batch_size)
+    return [partial(pipe, turn, batch_size=batch_size) for turn in _chunks(posts, LOOK_AHEAD * batch_size)]
 
 
-def load_stock(encoder: str, posts: list[str], batch_size: int) -> Callable[[], Any]:
+def load_stock(encoder: str, posts: list[str], batch_size: int) -> list[Callable[[], Any]]:
     """The built-in pipeline over the posts as a list of strings, grouped."""
     model = BertForTokenClassification.from_pretrained(
         encoder, num_labels=len(LABELS), id2label=dict(enumerate(LABELS))
@@ -77,7 +79,11 @@ def load_stock(encoder: str, posts: list[str], batch_size: int) -> Callable[[], 
     pipe = TokenClassificationPipeline(
         model=model, tokenizer=AutoTokenizer.from_pretrained(encoder), aggregation_strategy="simple", device="cpu"
     )
-    return lambda: pipe(posts, batch_size=batch_size)
+    return [partial(pipe, turn, batch_size=batch_size) for turn in _chunks(posts, LOOK_AHEAD * batch_size)]
+
+
+def _chunks(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def seconds(task: Callable[[], Any]) -> tuple[float, Any]:
@@ -110,11 +116,14 @@ def main() -> int:
             "stock pipeline": seconds(lambda: load_stock(encoder, posts, args.batch_size)),
         }
     times: dict[str, list[float]] = {name: [] for name in loaded}
-    for turn in range(args.rounds + 1):
-        for name, (_, run) in loaded.items():
-            spent, _ = seconds(run)
-            if turn:  # the first round warms up
-                times[name].append(spent)
+    for number in range(args.rounds + 1):
+        spent = dict.fromkeys(loaded, 0.0)
+        for turns in zip(*(turns for _, turns in loaded.values()), strict=True):
+            for name, turn in zip(loaded, turns, strict=True):
+                spent[name] += seconds(turn)[0]
+        if number:  # the first round warms up
+            for name in loaded:
+                times[name].append(spent[name])
 
     print(f"{args.posts} posts, batches of {args.batch_size}, one CPU thread, median of {args.rounds} rounds")
     for title, extra in (("", 0), ("loading included", 1)):

@@ -117,8 +117,7 @@ class LinearChainCRF(nn.Module):
             `(B,)`, at most 0; −inf for a sequence that `constraints="always"` rules out.
 
         Raises:
-            ValueError: the shapes do not fit or, on the CPU, a word's tag is no tag (other devices report it as any
-                index out of bounds).
+            ValueError: the shapes do not fit, or a word's tag id is not one.
         """
         words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
         self._check_tags(tags, mask)
@@ -257,12 +256,13 @@ class LinearChainCRF(nn.Module):
                 f"mask is {mask.dtype} {tuple(mask.shape)} (expected torch.bool {tuple(emissions.shape[:2])})"
             )
         words = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
-        words = nn.functional.pad(words, (0, 1), value=FORBIDDEN)
-        words = torch.where(mask[..., None], words, _border(words)).permute(2, 1, 0).contiguous()
+        is_word = mask.t()  # (N, B)
+        border = is_word.to(words.dtype) * FORBIDDEN  # impossible at words and certain on padding
+        words = torch.cat([words.permute(2, 1, 0).masked_fill(~is_word, FORBIDDEN), border[None]])  # (D, N, B)
         peak = words.detach().amax(0)
         words = words - peak
-        end = nn.functional.pad(self.end_transitions, (0, 1))[:, None]
-        scores = torch.cat([torch.cat([self.transitions, self.start_transitions[None]]), end], 1).to(words.dtype)
+        scores = torch.cat([self.transitions, self.start_transitions[None]])
+        scores = torch.cat([scores, nn.functional.pad(self.end_transitions, (0, 1))[:, None]], 1).to(words.dtype)
         if constrained:
             scores = scores.masked_fill(self._forbidden.to(scores.device), FORBIDDEN)
         return words, scores, peak.sum(0)
@@ -270,13 +270,11 @@ class LinearChainCRF(nn.Module):
     def _check_tags(self, tags: torch.Tensor, mask: torch.Tensor) -> None:
         if tags.shape != mask.shape or tags.dtype != torch.long:
             raise ValueError(f"tags are {tags.dtype} {tuple(tags.shape)} (expected torch.int64 {tuple(mask.shape)})")
-        # elsewhere, looking would make the host wait for the device
-        if tags.device.type == "cpu":
-            wrong = mask & ((tags < 0) | (tags >= self.num_tags))
-            if wrong.any():
-                row, word = wrong.nonzero()[0].tolist()
-                tag = int(tags[row, word])
-                raise ValueError(f"post {row}, word {word}: tag id {tag} is not one of 0 … {self.num_tags - 1}")
+        wrong = mask & (tags != tags.clamp(0, self.num_tags - 1))
+        if wrong.any():
+            row, word = wrong.nonzero()[0].tolist()
+            tag = int(tags[row, word])
+            raise ValueError(f"post {row}, word {word}: tag id {tag} is not one of 0 … {self.num_tags - 1}")
 
     def _check_spans(self, spans: torch.Tensor, mask: torch.Tensor) -> None:
         if spans.dim() != 2 or spans.shape[1] != 4 or spans.dtype != torch.long:
@@ -321,9 +319,9 @@ def _scaling(words: torch.Tensor, scores: torch.Tensor, constrained: bool) -> tu
     return dtype, 0
 
 
-def _border(words: torch.Tensor) -> torch.Tensor:
-    """The emissions of `(…, D)` where there is no word, `(D,)`: the border tag is certain."""
-    border = words.new_full(words.shape[-1:], FORBIDDEN)
+def _border(scores: torch.Tensor) -> torch.Tensor:
+    """The emissions outside a post, `(D,)`: the border tag is certain."""
+    border = scores.new_full((len(scores),), FORBIDDEN)
     border[-1] = 0
     return border
 
@@ -446,34 +444,35 @@ def _viterbi(words: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, t
     on twice the rows. The scans keep maxima only; which tag each came from is asked again along the path.
     """
     tags, length, batch = words.shape
-    half = (length + 1) // 2
-    # an odd chain is made even by a word of padding
-    words = torch.cat([words, _border(scores)[:, None, None].expand(-1, 2 * half - length, batch)], 1)
+    if not length:
+        return words.new_zeros(batch, 0, dtype=torch.long), words.new_zeros(batch)
+    if length % 2:  # an even chain has a middle: add a word of padding
+        words = torch.cat([words, _border(scores)[:, None, None].expand(-1, 1, batch)], 1)
+    half = words.shape[1] // 2
     word_at = torch.stack([words[:, :half], words[:, half:].flip(1)]).unbind(2)  # (2, D, B) each
     steps = torch.stack([scores, scores.t()])[..., None]  # (2, from, to, 1)
-    best = words.new_empty(half + 1, 2, tags, batch)
-    best[0] = FORBIDDEN
-    best[0, :, -1] = 0
+    best = words.new_empty(half, 2, tags, batch)
     best_at, best_from = best.unbind(), best[:, :, :, None].unbind()
+    torch.add(steps[:, -1], word_at[0], out=best_at[0])
     ways = words.new_empty(2, tags, tags, batch)
-    for t in range(half):
-        torch.add(best_from[t], steps, out=ways)
-        torch.amax(ways, 1, out=best_at[t + 1]).add_(word_at[t])
+    for t in range(1, half):
+        torch.add(best_from[t - 1], steps, out=ways)
+        torch.amax(ways, 1, out=best_at[t]).add_(word_at[t])
 
-    total, meeting = (best_from[half][0] + scores[..., None] + best[half, 1]).flatten(0, 1).max(0)
+    total, meeting = (best_from[-1][0] + scores[..., None] + best_at[-1][1]).flatten(0, 1).max(0)
     steps = torch.cat([scores.t(), scores])  # a row per direction and tag: the scores of the steps into the tag
     offset = torch.tensor([0, tags], device=words.device).repeat_interleave(batch)
-    best_from = best.transpose(2, 3).unbind()  # (2, B, D) each
-    path = offset.new_empty(half + 1, 2 * batch)
-    path[half] = torch.cat([meeting // tags, meeting % tags + tags])
+    best_at = best.transpose(2, 3).unbind()  # (2, B, D) each
+    path = offset.new_empty(half, 2 * batch)
     path_at = path.unbind()
+    torch.cat([meeting // tags, meeting % tags + tags], out=path_at[-1])
     ways = words.new_empty(2 * batch, tags)
     ways_by_direction = ways.view(2, batch, tags)
-    for t in reversed(range(1, half)):
+    for t in reversed(range(half - 1)):
         torch.index_select(steps, 0, path_at[t + 1], out=ways)
-        ways_by_direction.add_(best_from[t])
+        ways_by_direction.add_(best_at[t])
         torch.argmax(ways, 1, out=path_at[t]).add_(offset)
-    forward, backward = (path[1:] - offset).tensor_split(2, dim=1)
+    forward, backward = (path - offset).tensor_split(2, dim=1)
     return torch.cat([forward, backward.flip(0)])[:length].t(), total
 
 
