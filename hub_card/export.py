@@ -71,7 +71,6 @@ def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Pa
         shutil.copyfile(file, folder / file.name)
     # Set here and not by register_for_auto_class, which would change the classes of the running program.
     config = _read(folder / "config.json") | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
-    config["text_config"].pop("_name_or_path", None)  # may be a folder on this machine
     _save(folder / "config.json", config)
     _save(folder / "processor_config.json", _read(folder / "processor_config.json") | {"auto_map": PROCESSOR_AUTO_MAP})
     tokenizer = _read(folder / "tokenizer_config.json")

@@ -93,6 +93,7 @@ class ItaForTokenClassification(PreTrainedModel):
         super().__init__(config)
         self.encoder = _without_pooler(AutoModel.from_config(config.text_config))
         scheme = config.tag_scheme
+        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
         self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
         self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
         self.post_init()
@@ -132,8 +133,10 @@ class ItaForTokenClassification(PreTrainedModel):
         if "sep_token_id" not in config:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
             config |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+        text_config = encoder.config.to_dict()
+        text_config.pop("_name_or_path", None)  # may be a folder of this machine
         model = cls._from_config(
-            ItaConfig(text_config=encoder.config.to_dict(), id2label=id2label, dtype=encoder.dtype, **config),
+            ItaConfig(text_config=text_config, id2label=id2label, dtype=encoder.dtype, **config),
             attn_implementation=encoder.config._attn_implementation,
         )
         model.encoder.load_state_dict(_without_pooler(encoder).state_dict())

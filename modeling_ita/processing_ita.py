@@ -220,6 +220,8 @@ class ItaProcessor(ProcessorMixin):
         return pieces
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        # Half a surrogate pair, as a cut emoji leaves in JSON, is no character to a tokenizer: it becomes "?".
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
         # verbose=False: what is longer than the window is cut or windowed here, and counted
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 

@@ -298,6 +298,7 @@ def test_a_label_set_that_does_not_fit_the_checkpoint_is_refused(
     other = ItaForTokenClassification.from_pretrained(
         tmp_path, id2label={0: "O", 1: "B-X", 2: "I-X"}, ignore_mismatched_sizes=True
     )
+    assert other.config.label2id == {"O": 0, "B-X": 1, "I-X": 2}
     assert other.crf.transitions.shape == (3, 3) and other.crf.transitions.abs().max() <= 0.1
 
 
@@ -307,6 +308,7 @@ def test_from_text_encoder_keeps_the_pretrained_weights(tiny_encoder: str) -> No
     for name, tensor in model.encoder.state_dict().items():
         torch.testing.assert_close(tensor, encoder.state_dict()[name])
     assert not any("pooler" in name for name in model.state_dict())
+    assert tiny_encoder not in model.config.to_json_string()
     assert model.config.word_dropout == 0.3
     assert [model.config.id2label[i] for i in range(9)] == LABELS
     assert (model.config.cls_token_id, model.config.sep_token_id) == (2, 3)

@@ -196,6 +196,11 @@ def test_settings_out_of_range_are_refused(tiny_encoder: str) -> None:
         ItaProcessor(tokenizer, window_overlap=-1)
 
 
+def test_half_a_surrogate_pair_is_a_word_like_any_other(tiny_processor: ItaProcessor) -> None:
+    batch = tiny_processor("Phoenix \ud83d tonight", {"captions": ["a \ud83d man"]})
+    assert pieces(tiny_processor, batch["cross_input_ids"][0]) == "[CLS] Phoenix ? tonight [SEP] a ? man [SEP]"
+
+
 def test_emoji_only_post(tiny_processor: ItaProcessor) -> None:
     batch = tiny_processor("🔥🔥 👍🏽")
     assert [word.text for word in batch.words[0]] == ["🔥", "🔥", "👍🏽"]
