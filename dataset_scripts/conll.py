@@ -6,18 +6,55 @@ else: in these corpora U+00A0, U+0085 and the like are tokens.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from modeling_ita.tag_scheme import Span, TagScheme
+from modeling_ita.tag_scheme import OUTSIDE, Span, TagScheme
 
 ID_PREFIX = "IMGID:"
 LINE_FORMAT = "token<TAB>tag"
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
+
+
+class CorpusFault(ValueError):
+    """A fault in a file of a corpus, told as `train.txt, line 214: "Chicago" has no tag (expected token<TAB>tag)`.
+
+    Readers raise the first one they meet, or go on and collect them all in the list given as `faults`.
+
+    Attributes:
+        file: what the file is called.
+        line: the number of the line, from 1; None for the file as a whole.
+        problem: what is wrong, and what was expected.
+        unit: what `line` numbers: `line`, or `row` in a file without lines.
+    """
+
+    def __init__(self, file: str, line: int | None, problem: str, unit: str = "line") -> None:
+        super().__init__(f"{file} {problem}" if line is None else f"{file}, {unit} {line}: {problem}")
+        self.file, self.line, self.problem, self.unit = file, line, problem, unit
+
+
+class UnknownTag(CorpusFault):
+    """A tag that is not in the tag set: `tag`, and the `nearest` one that is."""
+
+    def __init__(self, file: str, line: int, tag: str, reading: TagScheme, rename: Mapping[str, str]) -> None:
+        self.tag = tag
+        self.nearest = _nearest(tag, (*reading.labels, *(f"{prefix}-{old}" for old in rename for prefix in "BI")))
+        types = ", ".join([*reading.types, *rename])
+        expected = f"expected O, B-X or I-X with X one of {types}; the nearest is {self.nearest}"
+        super().__init__(file, line, f"unknown tag {quote(tag)} ({expected})")
+
+
+def found(fault: CorpusFault, faults: list[CorpusFault] | None, cause: Exception | None = None) -> None:
+    """Put a fault on the list, or raise it where there is none."""
+    if faults is None:
+        raise fault from cause
+    faults.append(fault)
 
 
 class Post(NamedTuple):
@@ -40,49 +77,79 @@ class Post(NamedTuple):
 
 
 class TaggedPost(NamedTuple):
-    """A post with its tags as ids of a tag scheme, repaired, and the entities that they spell."""
+    """A post with its tags as ids of a tag scheme, repaired, and the entities that they spell.
+
+    Attributes:
+        post: the post as its file spells it.
+        tag_ids: one tag a token, well-formed.
+        entities: the entities of the lenient reading.
+        repairs: the tokens, by their place in the post, whose tags were not well-formed.
+    """
 
     post: Post
     tag_ids: list[int]
     entities: list[Span]
-    repaired: int
+    repairs: list[int]
+
+    @property
+    def repaired(self) -> int:
+        """How many tags were not well-formed."""
+        return len(self.repairs)
+
+    @property
+    def strict_entities(self) -> list[Span]:
+        """The entities that are well-formed as the file spells them: those that a strict scorer counts."""
+        return [entity for entity in self.entities if not any(entity.start <= i < entity.end for i in self.repairs)]
 
 
 def read_posts(
-    data: bytes, name: str, *, ids_required: bool = True, numbered_as: str = "post"
+    data: bytes,
+    name: str,
+    *,
+    ids_required: bool = True,
+    numbered_as: str = "post",
+    faults: list[CorpusFault] | None = None,
 ) -> tuple[list[Post], Counter[str]]:
     """Read the posts of one file.
 
     An id that stands over several posts is kept: the second post with the id `x` gets the id `x#2`. An `IMGID:` line
     with no token below it is left out. Both are counted.
 
+    With `faults`, nothing is raised: every fault goes on that list and reading goes on. A bad line stays a token of
+    its post (the first column with the last one as its tag; `O` for no tag, U+FFFD for no token), so that the lines
+    below keep their numbers. Tokens below no id, or below one without a name, are numbered as if none were required.
+    Bytes that are not UTF-8 become U+FFFD.
+
     Args:
         data: the file's bytes.
         name: what error messages call the file.
         ids_required: whether tokens need an `IMGID:` line above them; if not, posts without one are numbered.
         numbered_as: the ids of numbered posts begin with this, as in `train-17` for the 17th post.
+        faults: where all faults are collected; None raises the first one.
 
     Returns:
         The posts, and how often something was passed over: `posts_empty`, `ids_repeated`, `carriage_returns` (Windows
         line ends) and `byte_order_marks`.
 
     Raises:
-        ValueError: the file is empty or not UTF-8, a line is malformed, or tokens stand before any id. The message
+        CorpusFault: the file is empty or not UTF-8, a line is malformed, or tokens stand before any id. The message
             names file, line and what was expected.
     """
     counts = Counter(posts_empty=0, ids_repeated=0, carriage_returns=0, byte_order_marks=0)
     posts: list[Post] = []
     ids: Counter[str] = Counter()
     post: Post | None = None
-    for number, line in _lines(data, name, counts):
-        where = f"{name}, line {number}"
+    for number, line in _lines(data, name, counts, faults):
         if not line:
             post = None
             continue
-        given_id = _post_id(line, where)
+        given_id = _post_id(line)
         if post is None or given_id is not None:
-            if given_id is None and ids_required:
-                raise ValueError(f"{where}: {quote(line)} stands below no id (expected {ID_PREFIX}<id> above a post)")
+            if given_id == "":
+                found(CorpusFault(name, number, f"{quote(line)} names no post (expected {ID_PREFIX}<id>)"), faults)
+            elif given_id is None and ids_required:
+                problem = f"{quote(line)} stands below no id (expected {ID_PREFIX}<id> above a post)"
+                found(CorpusFault(name, number, problem), faults)
             image_id = given_id or f"{numbered_as}-{len(posts) + 1}"
             ids[image_id] += 1
             counts["ids_repeated"] += ids[image_id] > 1
@@ -90,18 +157,23 @@ def read_posts(
             post = Post(unique_id, image_id, [], [], number + (given_id is not None))
             posts.append(post)
         if given_id is None:
-            word, tag = _columns(line, where)
+            word, tag = _columns(line, name, number, faults)
             post.words.append(word)
             post.tags.append(tag)
     with_words = [post for post in posts if post.words]
     if not with_words:
-        raise ValueError(f"{name} holds no post (expected {ID_PREFIX}<id>, then a line {LINE_FORMAT} for every word)")
+        problem = f"holds no post (expected {ID_PREFIX}<id>, then a line {LINE_FORMAT} for every word)"
+        found(CorpusFault(name, None, problem), faults)
     counts["posts_empty"] = len(posts) - len(with_words)
     return with_words, counts
 
 
 def read_tags(
-    posts: Sequence[Post], name: str, scheme: TagScheme, rename: Mapping[str, str] | None = None
+    posts: Sequence[Post],
+    name: str,
+    scheme: TagScheme,
+    rename: Mapping[str, str] | None = None,
+    faults: list[CorpusFault] | None = None,
 ) -> list[TaggedPost]:
     """Read the tags of one file's posts, in BIO or BIOES, into `scheme`.
 
@@ -112,12 +184,13 @@ def read_tags(
         name: what error messages call the file.
         scheme: the tag set to write.
         rename: entity types of the file that have another name in `scheme`.
+        faults: where all unknown tags are collected, each then read as `O`; None raises the first one.
 
     Returns:
-        The posts in their order, each with the number of its tags that were repaired.
+        The posts in their order, each with the places of its tags that were repaired.
 
     Raises:
-        ValueError: a tag is not in the tag set. The message names file, line, tag set and the nearest tag.
+        UnknownTag: a tag is not in the tag set. The message names file, line, tag set and the nearest tag.
     """
     rename = rename or {}
     written_in = "bioes" if any(tag[:2] in ("E-", "S-") for post in posts for tag in post.tags) else "bio"
@@ -129,20 +202,23 @@ def read_tags(
             prefix, dash, entity_type = tag.partition("-")
             tag_id = reading.label2id.get(prefix + dash + rename.get(entity_type, entity_type))
             if tag_id is None:
-                raise ValueError(f"{name}, line {number}: {_unknown_tag(tag, reading, rename)}")
+                found(UnknownTag(name, number, tag, reading, rename), faults)
+                tag_id = reading.label2id[OUTSIDE]
             tag_ids.append(tag_id)
         entities = reading.spans(tag_ids)
         well_formed = reading.encode(entities, len(tag_ids))
-        repaired = sum(before != after for before, after in zip(tag_ids, well_formed, strict=True))
-        tagged.append(TaggedPost(post, scheme.encode(entities, len(tag_ids)), entities, repaired))
+        repairs = [i for i, pair in enumerate(zip(tag_ids, well_formed, strict=True)) if pair[0] != pair[1]]
+        tagged.append(TaggedPost(post, scheme.encode(entities, len(tag_ids)), entities, repairs))
     return tagged
 
 
-def entity_types(posts: Sequence[Post], name: str) -> list[str]:
+def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | None = None) -> list[str]:
     """The entity types in the posts of one file, sorted, so that they do not depend on the order of its lines.
 
+    With `faults`, a tag of no type goes on that list and is passed over.
+
     Raises:
-        ValueError: a tag is neither `O` nor a prefix of BIO or BIOES with a type. The message names file and line.
+        CorpusFault: a tag is neither `O` nor a prefix of BIO or BIOES with a type. The message names file and line.
     """
     types = set()
     for post in posts:
@@ -151,7 +227,7 @@ def entity_types(posts: Sequence[Post], name: str) -> list[str]:
             if prefix in tuple("BIES") and entity_type:
                 types.add(entity_type)
             elif tag != "O":
-                raise ValueError(f"{name}, line {number}: unknown tag {quote(tag)} (expected O, B-X or I-X)")
+                found(CorpusFault(name, number, f"unknown tag {quote(tag)} (expected O, B-X or I-X)"), faults)
     return sorted(types)
 
 
@@ -170,44 +246,45 @@ def quote(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 
-def _lines(data: bytes, name: str, counts: Counter[str]) -> Iterator[tuple[int, str]]:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise ValueError(f"{name}, line {line}: the byte 0x{byte:02x} is not UTF-8 (expected UTF-8 text)") from error
-    if text.startswith("\ufeff"):
+@lru_cache  # a file with one wrong tag mostly has it a thousand times
+def _nearest(tag: str, known: tuple[str, ...]) -> str:
+    upper_case = {label.upper(): label for label in known}
+    return upper_case[difflib.get_close_matches(tag.upper(), upper_case, n=1, cutoff=0)[0]]
+
+
+def _lines(
+    data: bytes, name: str, counts: Counter[str], faults: list[CorpusFault] | None
+) -> Iterator[tuple[int, str]]:
+    if data.startswith(codecs.BOM_UTF8):
         counts["byte_order_marks"] += 1
-        text = text[1:]
-    for number, content in enumerate(text.split("\n"), start=1):
-        counts["carriage_returns"] += content.endswith("\r")
-        yield number, content.removesuffix("\r")
+        data = data.removeprefix(codecs.BOM_UTF8)
+    for number, content in enumerate(data.split(b"\n"), start=1):
+        try:
+            line = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"the byte 0x{content[error.start]:02x} is not UTF-8 (expected UTF-8 text)"
+            found(CorpusFault(name, number, problem), faults, error)
+            line = content.decode("utf-8", errors="replace")
+        counts["carriage_returns"] += line.endswith("\r")
+        yield number, line.removesuffix("\r")
 
 
-def _post_id(line: str, where: str) -> str | None:
+def _post_id(line: str) -> str | None:
     if not line.startswith(ID_PREFIX) or "\t" in line:
         return None
-    post_id = line.removeprefix(ID_PREFIX).strip()
-    if not post_id:
-        raise ValueError(f"{where}: {quote(line)} names no post (expected {ID_PREFIX}<id>)")
-    return post_id
+    return line.removeprefix(ID_PREFIX).strip()
 
 
-def _columns(line: str, where: str) -> tuple[str, str]:
+def _columns(line: str, name: str, number: int, faults: list[CorpusFault] | None) -> tuple[str, str]:
     columns = line.split("\t")
-    if len(columns) == 1 or not columns[-1]:
-        raise ValueError(f"{where}: {quote(columns[0])} has no tag (expected {LINE_FORMAT})")
-    if len(columns) > 2:
-        raise ValueError(f"{where}: {quote(line)} has {len(columns)} columns (expected {LINE_FORMAT})")
-    word, tag = columns
-    if not word:
-        raise ValueError(f"{where}: the tag {quote(tag)} has no token (expected {LINE_FORMAT})")
-    return word, tag
-
-
-def _unknown_tag(tag: str, scheme: TagScheme, rename: Mapping[str, str]) -> str:
-    known = [*scheme.labels, *(f"{prefix}-{old}" for old in rename for prefix in "BI")]
-    upper_case = {label.upper(): label for label in known}
-    nearest = upper_case[difflib.get_close_matches(tag.upper(), upper_case, n=1, cutoff=0)[0]]
-    types = ", ".join([*scheme.types, *rename])
-    return f"unknown tag {quote(tag)} (expected O, B-X or I-X with X one of {types}; the nearest is {nearest})"
+    word, tag = columns[0], columns[-1]
+    if len(columns) == 1 or not tag:
+        problem = f"{quote(word)} has no tag"
+    elif len(columns) > 2:
+        problem = f"{quote(line)} has {len(columns)} columns"
+    elif not word:
+        problem = f"the tag {quote(tag)} has no token"
+    else:
+        return word, tag
+    found(CorpusFault(name, number, f"{problem} (expected {LINE_FORMAT})"), faults)
+    return word or "\ufffd", tag if len(columns) > 1 and tag else OUTSIDE

@@ -7,20 +7,25 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import datasets
-import pyarrow.parquet
 
-from dataset_scripts.conll import entity_types, is_invisible, read_posts, read_tags
+from dataset_scripts.conll import (
+    TaggedPost,
+    entity_types,
+    is_invisible,
+    read_posts,
+    read_tags,
+)
+from dataset_scripts.context_files import check_context_file, read_contexts
 from dataset_scripts.sample_posts import SAMPLE_POSTS
-from modeling_ita.image_file import UnreadableImage, image_sha256, is_blank, open_image
+from modeling_ita.image_file import UnreadableImage, image_sha256, is_blank, open_image, plain_fingerprint
 from modeling_ita.tag_scheme import TagScheme
-from modeling_ita.visual_context import VisualContext
 
 SPLIT_FILES = {
     "train": ("train.txt",),
@@ -29,7 +34,6 @@ SPLIT_FILES = {
 }
 IMAGE_STATES = ("present", "missing", "unreadable", "blank")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-CONTEXT_FORMAT = '{"id": "…", "<kind>": ["…", …], …, "source": {"<kind>": "…"}}'
 REPORT_FILE = "report.json"
 KNOWN_FILES = {
     "801e149e8635b19d66b4ec1212c329be340ada501b35c5fa55455fb6f53633be": "twitter2017-umt train",
@@ -81,8 +85,8 @@ class MnerConfig(datasets.BuilderConfig):
         stats = [(path, os.stat(path)) for path in self.image_files()]
         return {
             "settings": [self.types, self.other_as_misc, self.ids_required],
-            "texts": {split: [str(path), _sha256(path)] for split, path in self.text_files().items()},
-            "contexts": [[str(path), _sha256(path)] for path in self.context_paths()],
+            "texts": {split: [str(path), file_sha256(path)] for split, path in self.text_files().items()},
+            "contexts": [[str(path), file_sha256(path)] for path in self.context_paths()],
             "images": [[path, status.st_size, status.st_mtime_ns] for path, status in stats],
         }
 
@@ -116,10 +120,7 @@ class MnerConfig(datasets.BuilderConfig):
             given = [str(SAMPLE_POSTS / "scenes.jsonl")]
         paths = [Path(_local(path)) for path in given]
         for path in paths:
-            if path.suffix not in (".jsonl", ".parquet"):
-                raise ValueError(f"the context file {path} is neither .jsonl nor .parquet")
-            if not path.is_file():
-                raise ValueError(f"there is no context file {path}")
+            check_context_file(path)
         return paths
 
     def image_files(self) -> list[str]:
@@ -136,10 +137,19 @@ class MnerConfig(datasets.BuilderConfig):
 
 
 class Verdict(NamedTuple):
-    """What the examination of a post's image says: one of `IMAGE_STATES`, and the file's sha256 if it is present."""
+    """What the examination of a post's image says.
+
+    Attributes:
+        state: one of `IMAGE_STATES`.
+        sha256: of the file, if the image is present.
+        reason: why it cannot be read, if it is unreadable.
+        fingerprint: of a picture of mostly one colour, the same for copies of it that were encoded again.
+    """
 
     state: str
     sha256: str = ""
+    reason: str = ""
+    fingerprint: str = ""
 
 
 class MnerDataset(datasets.GeneratorBasedBuilder):
@@ -204,7 +214,7 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         self._fingerprint = self.config.fingerprint()
-        self._contexts = _read_contexts(self.config.context_paths())
+        self._contexts = read_contexts(self.config.context_paths())
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._text_counts: dict[str, dict[str, Any]] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -242,11 +252,8 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
     def _prepare_split(
         self, split_generator: datasets.SplitGenerator, num_proc: int | None = None, **kwargs: Any
     ) -> None:
-        # Decoding releases the GIL, so that threads are enough and the verdicts stay in this process for the report.
-        paths = sorted({row["image"] for row in split_generator.gen_kwargs["rows"] if row["image"]})
-        with ThreadPoolExecutor(num_proc or os.cpu_count()) as pool:
-            verdicts = pool.map(self._examine, paths)
-            list(datasets.utils.tqdm(verdicts, "Examining images", total=len(paths), disable=not paths))
+        paths = {row["image"] for row in split_generator.gen_kwargs["rows"] if row["image"]}
+        self._verdicts.update(examine_images(paths - self._verdicts.keys(), num_proc))
         super()._prepare_split(split_generator, **kwargs)
 
     def _generate_examples(self, rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,7 +282,6 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         required = self.config.ids_required
         posts, passed_over = read_posts(path.read_bytes(), str(path), ids_required=required, numbered_as=split)
         tagged = read_tags(posts, str(path), self._scheme, self._renamed_types)
-        entities = Counter(entity.type for _, _, entities, _ in tagged for entity in entities)
         self._contexts_without_post -= {post.image_id for post in posts}
         rows = [
             {
@@ -287,15 +293,7 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
             }
             for post, tag_ids, _, _ in tagged
         ]
-        counts = {
-            "posts": len(posts),
-            "words": sum(len(post.words) for post in posts),
-            "entities": {entity_type: entities[entity_type] for entity_type in self._scheme.types},
-            **passed_over,
-            "tags_repaired": sum(repaired for _, _, _, repaired in tagged),
-            "words_invisible": sum(is_invisible(word) for post in posts for word in post.words),
-        }
-        return rows, counts
+        return rows, text_counts(tagged, passed_over, self._scheme)
 
     def _context_row(self, post_id: str) -> dict[str, Any] | None:
         context = self._contexts.get(post_id)
@@ -307,7 +305,7 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         if path is None:
             return Verdict("missing")
         if path not in self._verdicts:
-            self._verdicts[path] = _examine(path)
+            self._verdicts[path] = examine_image(path)
         return self._verdicts[path]
 
     def _make_report(self) -> dict[str, Any]:
@@ -332,47 +330,17 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         }
 
 
-def _read_contexts(paths: Sequence[Path]) -> dict[str, VisualContext]:
-    contexts: dict[str, VisualContext] = {}
-    for path in paths:
-        rows = list(_context_rows(path))
-        if not rows:
-            raise ValueError(f"{path} holds no context (expected rows {CONTEXT_FORMAT})")
-        for place, row in rows:
-            if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
-                raise ValueError(f"{place}: the row has no id that is a string (expected {CONTEXT_FORMAT})")
-            try:
-                context = VisualContext.from_dict(row)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error} (expected {CONTEXT_FORMAT})") from error
-            contexts[row["id"]] = _merge(contexts.get(row["id"], VisualContext()), context, f"{place}: {row['id']!r}")
-    return contexts
-
-
-def _context_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix == ".parquet":
-        try:
-            rows = pyarrow.parquet.read_table(str(path)).to_pylist()
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a Parquet file: {error}") from error
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}, line {number}", json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error} (expected {CONTEXT_FORMAT})") from error
-
-
-def _merge(known: VisualContext, added: VisualContext, place: str) -> VisualContext:
-    twice = sorted(known.kinds.keys() & added.kinds.keys())
-    if twice:
-        raise ValueError(f"{place} already has the kind {twice[0]!r} (expected every kind of an id once)")
-    origins = {**known.provenance, **added.provenance}
-    origins.update((kind, origin) for kind, origin in known.provenance.items() if kind in known.kinds)
-    return VisualContext({**known.kinds, **added.kinds}, origins)
+def text_counts(tagged: Sequence[TaggedPost], passed_over: Mapping[str, int], scheme: TagScheme) -> dict[str, Any]:
+    """What a split's text holds, as in `MnerDataset.report`: from the posts, and what `read_posts` passed over."""
+    entities = Counter(entity.type for post in tagged for entity in post.entities)
+    return {
+        "posts": len(tagged),
+        "words": sum(len(post.words) for post, _, _, _ in tagged),
+        "entities": {entity_type: entities[entity_type] for entity_type in scheme.types},
+        **passed_over,
+        "tags_repaired": sum(post.repaired for post in tagged),
+        "words_invisible": sum(is_invisible(word) for post, _, _, _ in tagged for word in post.words),
+    }
 
 
 def images_by_id(images: Sequence[str]) -> dict[str, str]:
@@ -387,11 +355,25 @@ def images_by_id(images: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _examine(path: str) -> Verdict:
+def examine_image(path: str) -> Verdict:
+    """Whether an image file opens and shows anything."""
     try:
-        return Verdict("blank") if is_blank(open_image(path)) else Verdict("present", image_sha256(path))
-    except (UnreadableImage, OSError):
-        return Verdict("unreadable")
+        image = open_image(path)
+        if is_blank(image):
+            return Verdict("blank")
+        return Verdict("present", image_sha256(path), fingerprint=plain_fingerprint(image) or "")
+    except (UnreadableImage, OSError) as error:
+        return Verdict("unreadable", reason=str(error))
+
+
+def examine_images(paths: Iterable[str], threads: int | None = None) -> dict[str, Verdict]:
+    """The verdict on every image file; `threads` decode them, by default one a core."""
+    # Decoding releases the GIL, so that threads are enough and the verdicts stay in this process.
+    paths = sorted(paths)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        verdicts = pool.map(examine_image, paths)
+        shown = datasets.utils.tqdm(verdicts, "Examining images", total=len(paths), disable=not paths)
+        return dict(zip(paths, shown, strict=True))
 
 
 def _local(path: str | os.PathLike[str]) -> str:
@@ -407,5 +389,6 @@ def _local_folder(name: str, path: str | os.PathLike[str], way_out: str) -> Path
     return folder
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The sha256 of a text file, by which `KNOWN_FILES` knows it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,9 +6,11 @@ that a checkpoint loads with this code and without `trust_remote_code`.
 
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 
+from .captioner import Captioner
 from .configuration_ita import ItaConfig
 from .crf import LinearChainCRF
 from .modeling_ita import ItaForTokenClassification, ItaOutput
+from .object_tagger import AttributeTagger, ObjectTagger
 from .pipeline_ita import ItaPipeline
 from .processing_ita import Entity, ItaProcessor
 from .tag_scheme import Span, TagScheme
@@ -20,6 +22,8 @@ AutoModelForTokenClassification.register(ItaConfig, ItaForTokenClassification, e
 AutoProcessor.register(ItaConfig, ItaProcessor, exist_ok=True)
 
 __all__ = [
+    "AttributeTagger",
+    "Captioner",
     "Entity",
     "ItaConfig",
     "ItaForTokenClassification",
@@ -27,6 +31,7 @@ __all__ = [
     "ItaPipeline",
     "ItaProcessor",
     "LinearChainCRF",
+    "ObjectTagger",
     "Span",
     "TagScheme",
     "VisualContext",

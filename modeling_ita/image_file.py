@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
+from itertools import accumulate, pairwise
+from operator import sub
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+MAX_WEBP_PIXELS = 40_000_000  # its decoder holds four copies
 MAX_BYTES = 100 * 2**20
+MAX_SIDE = 2560  # pixels; no aligner looks at more
+STRIP_PIXELS = 4_000_000
+MARGIN = 16  # of 255; what JPEG makes of one colour
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by its EXIF orientation."""
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
@@ -22,15 +43,17 @@ class UnreadableImage(ValueError):
     """An image that cannot be opened, or must not be; the message names it and the reason."""
 
 
-def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> Image.Image:
     """An image as RGB, upright: EXIF orientation applied, transparency over white, the first frame if animated.
 
     The content decides about the format (JPEG, PNG, GIF, WebP, BMP, TIFF), not the file's name. The size is taken
-    from the header, so that a decompression bomb is refused before it is decoded.
+    from the header, so that a decompression bomb is refused before it is decoded. Threads that open large images at
+    once wait for each other, so that they take less than 1 GiB together, whatever the files hold.
 
     Args:
         source: a path, a file's bytes, or a PIL image.
-        max_pixels: most pixels (width × height) that are decoded.
+        max_pixels: most pixels (width × height) that are decoded; of WebP never more than 40 million.
+        max_side: an image whose longer side has more pixels is reduced to this.
 
     Raises:
         UnreadableImage: there is no such file, it is larger than 100 MiB or `max_pixels`, truncated or no image.
@@ -40,14 +63,38 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     _check_local(source)
     try:
         if isinstance(source, Image.Image):
-            return _rgb(ImageOps.exif_transpose(_checked(source, max_pixels)))
-        image = _checked(Image.open(BytesIO(_bytes(source)), formats=FORMATS), max_pixels)
-        ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(f"cannot read {image_name(source)}: it is none of {', '.join(FORMATS)}") from error
+            image = _checked(source, max_pixels)
+        else:
+            content = source if isinstance(source, bytes) else read_image_file(source)
+            image = _identified(content)
+            _checked(image, min(max_pixels, MAX_WEBP_PIXELS) if image.format == "WEBP" else max_pixels)
+            _check_tiles(image, max_pixels)
+        with _turn(image):
+            size = _size_within(image.size, max_side)
+            drafted = image is not source and image.draft(None, size)  # JPEG can be decoded at 1/2, 1/4 or 1/8
+            image.load()
+            return _upright(_rgb(image, size if drafted else _size_within(image.size, max_side)), image)
     except Exception as error:  # decoders of damaged or hostile files raise whatever they like
         raise UnreadableImage(f"cannot read {image_name(source)}: {error}") from error
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image's file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is no regular file, is larger than 100 MiB, or cannot be read.
+        ValueError: the path is a URL.
+    """
+    _check_local(path)
+    file = Path(path)
+    if not file.is_file():  # a pipe or a device would be read forever
+        if file.exists():
+            raise OSError("it is not a regular file")
+        raise FileNotFoundError("there is no such file")
+    if file.stat().st_size > MAX_BYTES:
+        raise OSError(f"the file is larger than {MAX_BYTES // 2**20} MiB")
+    return file.read_bytes()
 
 
 def image_sha256(source: ImageSource) -> str:
@@ -60,8 +107,12 @@ def image_sha256(source: ImageSource) -> str:
     """
     _check_local(source)
     if isinstance(source, Image.Image):
-        return hashlib.sha256(f"{source.size} ".encode() + _rgb(source).tobytes()).hexdigest()
-    return hashlib.sha256(_bytes(source)).hexdigest()
+        digest = hashlib.sha256(f"{source.size} ".encode())
+        convert = _conversion(source)
+        for strip in _strips(source):
+            digest.update(convert(strip).tobytes())
+        return digest.hexdigest()
+    return hashlib.sha256(source if isinstance(source, bytes) else read_image_file(source)).hexdigest()
 
 
 def is_blank(image: Image.Image) -> bool:
@@ -69,13 +120,80 @@ def is_blank(image: Image.Image) -> bool:
 
     The margin covers the noise of JPEG. A placeholder of this kind says nothing, and a captioner shown one invents.
     """
-    channels = _rgb(image).histogram()
     few = image.width * image.height / 5000
-    for histogram in (channels[:256], channels[256:512], channels[512:]):
-        commonest = histogram.index(max(histogram))
-        if sum(histogram) - sum(histogram[max(0, commonest - 16) : commonest + 17]) > few:
+    total = [0] * 768
+    convert = _conversion(image)
+    for strip in _strips(image, 2**19):
+        total = [a + b for a, b in zip(total, convert(strip).histogram(), strict=True)]
+        channels = _channels(total)
+        # Whatever the other strips hold, no colour will have all but a few: the first strip shows it of most pictures.
+        if any(_fewest_outside(channel) > few for channel in channels):
             return False
-    return True
+    return all(_outside(channel, channel.index(max(channel))) <= few for channel in channels)
+
+
+def _outside(histogram: list[int], centre: int) -> int:
+    return sum(histogram) - sum(histogram[max(0, centre - MARGIN) : centre + MARGIN + 1])
+
+
+def _fewest_outside(histogram: list[int]) -> int:
+    """How many values are further than the margin from the value around which the most lie."""
+    below = [0] * MARGIN + list(accumulate(histogram, initial=0)) + [sum(histogram)] * MARGIN
+    return below[-1] - max(map(sub, below[2 * MARGIN + 1 :], below))
+
+
+def plain_fingerprint(image: Image.Image) -> str | None:
+    """What tells a placeholder: a short string, equal for copies of a picture that is mostly one colour.
+
+    Archives hold the same "no longer available" picture under many names, resized and compressed anew. Copies agree
+    in nearly all cases, and other pictures differ: the string stands for the shape of the picture, the brightness of
+    its ground, the channels in which the mark on it differs most, and those of 10 × 10 fields that the mark makes
+    clearly brighter or darker.
+
+    Args:
+        image: RGB image.
+
+    Returns:
+        16 hexadecimal digits; None if less than 90 % of the pixels lie within ±16 of one colour in every channel.
+    """
+    small = image.resize(_size_within(image.size, 256), Image.Resampling.NEAREST)  # means would make noise plain
+    ground = [channel.index(max(channel)) for channel in _channels(small.histogram())]
+    bands = ImageChops.difference(small, Image.new("RGB", small.size, tuple(ground))).split()
+    distances = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
+    if sum(distances.histogram()[: MARGIN + 1]) < 0.9 * small.width * small.height:
+        return None
+    # Steps so placed that no usual ground or shape lies where two meet.
+    shape = round(4 * math.log2(image.width / image.height))
+    brightness = (round(sum(share * value for share, value in zip((0.3, 0.59, 0.11), ground, strict=True))) + 24) // 48
+    return hashlib.sha256(f"{shape} {brightness} {_mark(image)}".encode()).hexdigest()[:16]
+
+
+def _mark(image: Image.Image) -> str:
+    """Ten by ten fields, each `+` (brighter than most), `-` (darker) or `.`; and the channels in which they differ."""
+    depths = _depths(image.convert("L"))
+    deepest = max(map(abs, depths))
+    if deepest < 0.5:
+        return ""
+    # The widest gap between two depths is where noise changes no field's side.
+    pairs = pairwise(sorted(map(abs, depths)))
+    gaps = [(high - low, (low + high) / 2) for low, high in pairs if 0.1 <= (low + high) / 2 / deepest <= 0.7]
+    limit = max(gaps)[1] if gaps else deepest / 2
+    marked = [place for place, depth in enumerate(depths) if abs(depth) > limit]
+    strengths = [sum(abs(channel[place]) for place in marked) for channel in map(_depths, image.split())]
+    colour = "".join("X" if strength > max(strengths) / 2 else "." for strength in strengths)
+    return colour + "".join("+" if depth > limit else "-" if depth < -limit else "." for depth in depths)
+
+
+def _depths(channel: Image.Image) -> list[float]:
+    """By how much each of ten by ten fields is brighter than most."""
+    fields = channel.convert("F").resize((10, 10), Image.Resampling.BOX)
+    means = memoryview(fields.tobytes()).cast("f").tolist()
+    middle = sorted(means)[50]
+    return [mean - middle for mean in means]
+
+
+def _channels(histogram: list[int]) -> list[list[int]]:
+    return [histogram[start : start + 256] for start in (0, 256, 512)]
 
 
 def _check_local(source: ImageSource) -> None:
@@ -87,22 +205,18 @@ def _check_local(source: ImageSource) -> None:
         )
 
 
-def _bytes(source: str | os.PathLike[str] | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    path = Path(source)
-    if not path.is_file():  # a pipe or a device would be read forever
-        raise OSError("it is not a regular file" if path.exists() else "there is no such file")
-    if path.stat().st_size > MAX_BYTES:
-        raise OSError(f"the file is larger than {MAX_BYTES // 2**20} MiB")
-    return path.read_bytes()
-
-
 def image_name(source: ImageSource) -> str:
     """What to call an image in a message."""
     if isinstance(source, bytes):
         return f"the image of {len(source):,} bytes"
     return repr(source) if isinstance(source, Image.Image) else f"{os.fspath(source)!r:.200}"
+
+
+def _identified(content: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:  # its message names an address in memory
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
 
 
 def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -112,16 +226,92 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _check_tiles(image: Image.Image, max_pixels: int) -> None:
+    """A TIFF is decoded by the tile, and a small picture may claim a huge one."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag) or 0 for tag in (322, 323))  # TileWidth, TileLength
+    if width * height > max_pixels:
+        raise ValueError(f"tiles of {width:,} × {height:,} pixels are more than max_pixels = {max_pixels:,}")
+
+
+_large_images = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _large_images
+    _large_images = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a process forked while another thread decodes would wait for it forever
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    return _large_images if image.width * image.height > STRIP_PIXELS else nullcontext()
+
+
+def _size_within(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _strips(image: Image.Image, pixels: int = STRIP_PIXELS, multiple: int = 1) -> Iterator[Image.Image]:
+    """An image in full-width strips of about so many pixels, from top to bottom, a multiple of some rows in each."""
+    rows = max(1, pixels // (image.width * multiple)) * multiple
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _rgb(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image as RGB in this size, which is its own or a smaller one."""
+    convert = _conversion(image)
+    factor = max(image.size) // max(size)
+    if factor > 1:  # by strips, so that there are never two full-size copies
+        reduced = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+        top = 0
+        for strip in _strips(image, multiple=factor):
+            piece = convert(strip).reduce(factor)
+            reduced.paste(piece, (0, top))
+            top += piece.height
+    else:
+        reduced = convert(image)
+        if reduced is image:  # the caller's, or one that holds on to the file's bytes
+            reduced = image.copy()
+    return reduced if reduced.size == size else reduced.resize(size, Image.Resampling.BICUBIC)
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How strips of an image become RGB."""
     if image.mode.startswith(("I", "F")):
         # Deep greyscale has no agreed white (12 bits are stored in 16), so the values present span black to white.
-        deep = image.convert("F") if image.mode in ("I", "I;16", "F") else image.convert("I").convert("F")
-        low, high = cast("tuple[float, float]", deep.getextrema())
-        scale = 255 / ((high - low) or 1)
-        return deep.point(lambda value: value * scale - low * scale).convert("L").convert("RGB")
+        values = [
+            value for strip in _strips(image) for value in cast("tuple[float, ...]", _floats(strip).getextrema())
+        ]
+        if not all(map(math.isfinite, values)):
+            raise ValueError("its values are not finite numbers")
+        low, scale = min(values), 255 / ((max(values) - min(values)) or 1)
+        return lambda strip: (
+            _floats(strip).point(lambda value: value * scale - low * scale).convert("L").convert("RGB")
+        )
     if image.has_transparency_data:
-        white, image = Image.new("RGB", image.size, "white"), image.convert("RGBA")
-        white.paste(image, mask=image)
-        return white
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return _over_white
+    return lambda strip: strip if strip.mode == "RGB" else strip.convert("RGB")
+
+
+def _floats(image: Image.Image) -> Image.Image:
+    return image.convert("F") if image.mode in ("I", "I;16", "F") else image.convert("I").convert("F")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
+
+
+def _upright(picture: Image.Image, original: Image.Image) -> Image.Image:
+    try:
+        orientation = original.getexif().get(0x0112)
+    except Exception:  # damaged EXIF data raise whatever they like, and are no reason to lose the picture
+        return picture
+    return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture

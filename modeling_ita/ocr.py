@@ -1,15 +1,17 @@
-"""Optical characters: the engines that read the text in an image, behind one interface."""
+"""Optical characters: lines of text, their reading order, and the engines that come as packages of their own."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import torch
 from PIL import Image
+
+MAX_RATIO = 8
 
 
 class TextLine(NamedTuple):
@@ -21,6 +23,12 @@ class TextLine(NamedTuple):
     top: float
     right: float
     bottom: float
+
+    @classmethod
+    def between(cls, text: str, score: float, corners: Iterable[Sequence[float]]) -> TextLine:
+        """The line whose box is the upright one around some corners, each `(x, y)`."""
+        xs, ys = zip(*((float(x), float(y)) for x, y in corners), strict=True)
+        return cls(text, float(score), min(xs), min(ys), max(xs), max(ys))
 
 
 def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
@@ -42,8 +50,27 @@ def _same_row(first: TextLine, second: TextLine) -> bool:
     return middles < min(first.bottom - first.top, second.bottom - second.top) / 2
 
 
+def strings_in_order(lines: Sequence[TextLine], min_score: float) -> list[tuple[str, float]]:
+    """What an OCR aligner gives for one image: the lines with text and at least `min_score`, in reading order."""
+    lines = [line for line in lines if line.text.strip() and line.score >= min_score]
+    return [(line.text.strip(), line.score) for line in reading_order(lines)]
+
+
+def without_strip(image: Image.Image) -> Image.Image:
+    """The image itself, or on black if one side is more than 8 times the other.
+
+    Detectors enlarge by the shorter side: a strip of 8 × 1280 pixels would keep one busy for half a minute.
+    """
+    size = (max(image.width, image.height // MAX_RATIO), max(image.height, image.width // MAX_RATIO))
+    if size == image.size:
+        return image
+    board = Image.new("RGB", size)
+    board.paste(image)
+    return board
+
+
 class OcrEngine:
-    """What the OCR aligners share: one engine, loaded when the first image comes, and lines in reading order.
+    """What the OCR aligners on packages share: one engine, loaded when the first image comes.
 
     Subclasses give `name`, `install` and `settings`, and say how the engine is loaded and asked.
 
@@ -51,7 +78,6 @@ class OcrEngine:
         min_score: lowest confidence, in [0, 1], of a line that is kept.
     """
 
-    kind = "ocr"
     name: str
     install: str
 
@@ -66,12 +92,8 @@ class OcrEngine:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model, version of the package (None if it is not installed) and settings."""
-        try:
-            revision = importlib.metadata.version(self.name)
-        except importlib.metadata.PackageNotFoundError:
-            revision = None
-        return {"model": self.name, "revision": revision, "settings": self.settings}
+        """Name, version (None if the engine is not installed) and settings."""
+        return {"model": self.name, "revision": self._version(), "settings": self.settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its lines of text with their confidence, in reading order.
@@ -88,13 +110,13 @@ class OcrEngine:
         return {**self.__dict__, "_engine": None}
 
     def _read(self, image: Image.Image) -> list[tuple[str, float]]:
-        # Detectors enlarge by the shorter side: a strip of 8 × 1280 pixels would keep one busy for half a minute.
-        size = (max(image.width, image.height // 8), max(image.height, image.width // 8))
-        if size != image.size:
-            strip, image = image, Image.new("RGB", size)
-            image.paste(strip)
-        lines = [line for line in self._find(image) if line.score >= self.min_score]
-        return [(line.text, line.score) for line in reading_order(lines)]
+        return strings_in_order(self._find(without_strip(image)), self.min_score)
+
+    def _version(self) -> str | None:
+        try:
+            return importlib.metadata.version(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
 
     def _load(self) -> Any:
         raise NotImplementedError
@@ -159,7 +181,7 @@ class RapidOcr(OcrEngine):
         found = self._engine(image)
         if not found.txts:
             return []
-        return [_text_line(*line) for line in zip(found.txts, found.scores, found.boxes, strict=True)]
+        return [TextLine.between(*line) for line in zip(found.txts, found.scores, found.boxes, strict=True)]
 
 
 class EasyOcr(OcrEngine):
@@ -183,9 +205,7 @@ class EasyOcr(OcrEngine):
         gpu: bool | None = None,
     ) -> None:
         super().__init__(min_score)
-        if isinstance(languages, str):
-            raise ValueError(f"languages must be a list of codes, got one string: write [{languages!r}]")
-        self.languages = list(languages)
+        self.languages = _languages(languages)
         self.model_storage_directory = model_storage_directory
         self.gpu = gpu
 
@@ -212,25 +232,96 @@ class EasyOcr(OcrEngine):
         # A PIL image would be taken for a file: EasyOCR wants OpenCV's array, blue first.
         numpy = self._import("numpy")
         blue_green_red = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])
-        return [_text_line(text, score, box) for box, text, score in self._engine.readtext(blue_green_red)]
+        return [TextLine.between(text, score, box) for box, text, score in self._engine.readtext(blue_green_red)]
 
 
-def _text_line(text: str, score: float, corners: Any) -> TextLine:
-    xs, ys = [float(x) for x, _ in corners], [float(y) for _, y in corners]
-    return TextLine(text, float(score), min(xs), min(ys), max(xs), max(ys))
+class Tesseract(OcrEngine):
+    """OCR by the program Tesseract, through the package pytesseract; made for print, some hundred languages.
 
-
-OCR_ENGINES: dict[str, type[RapidOcr] | type[EasyOcr]] = {"rapidocr": RapidOcr, "easyocr": EasyOcr}
-
-
-def ocr_by_name(name: str, **settings: Any) -> RapidOcr | EasyOcr:
-    """The OCR aligner of this name, `"rapidocr"` or `"easyocr"`, with its own settings.
-
-    Raises:
-        ValueError: there is no OCR aligner of this name.
+    Args:
+        languages: Tesseract's codes of the languages to read, such as `("eng", "deu")`; all must be installed.
+        min_score: lowest confidence, in [0, 1], of a line that is kept: the mean of its words'.
+        layout: Tesseract's page segmentation mode: 11 looks for text anywhere, as in a photograph; 3 expects a page
+            with columns, 6 one block of text.
+        min_side: an image whose shorter side has fewer pixels is enlarged to this, four times at most: Tesseract wants
+            capitals of some 30 pixels.
     """
-    if name not in OCR_ENGINES:
-        raise ValueError(
-            f"unknown OCR {name!r} (expected {' or '.join(map(repr, OCR_ENGINES))}, or an aligner object)"
+
+    name = "tesseract"
+    install = (
+        "pip install pytesseract, and the program: apt-get install tesseract-ocr, or brew install tesseract, or "
+        "conda install -c conda-forge tesseract"
+    )
+
+    def __init__(
+        self,
+        languages: Sequence[str] = ("eng",),
+        min_score: float = 0.5,
+        layout: int = 11,
+        min_side: int = 960,
+    ) -> None:
+        super().__init__(min_score)
+        self.languages = _languages(languages)
+        self.layout = layout
+        self.min_side = min_side
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`languages`, `min_score`, `layout` and `min_side`."""
+        return {
+            "languages": self.languages,
+            "min_score": self.min_score,
+            "layout": self.layout,
+            "min_side": self.min_side,
+        }
+
+    def _version(self) -> str | None:
+        # The program reads, the package only calls it. It leaves with SystemExit if it cannot make out the version.
+        try:
+            return str(importlib.import_module("pytesseract").get_tesseract_version())
+        except (ImportError, OSError, SystemExit):
+            return None
+
+    def _load(self) -> Any:
+        package = self._import("pytesseract")
+        try:
+            installed = package.get_languages()
+        except OSError as error:
+            raise OSError(f"reading the text in images with {self.name} needs: {self.install} ({error})") from error
+        # Scripts such as "script/Latin" are languages too, but the package does not list them.
+        absent = [code for code in self.languages if code not in installed and "/" not in code]
+        if absent:
+            raise ValueError(
+                f"tesseract has no language {', '.join(map(repr, absent))} (installed: {', '.join(installed)}): "
+                f"apt-get install {' '.join('tesseract-ocr-' + code.replace('_', '-') for code in absent)}"
+            )
+        return package
+
+    def _find(self, image: Image.Image) -> list[TextLine]:
+        factor = min(4.0, max(1.0, self.min_side / min(image.size)))
+        if factor > 1:
+            size = (round(image.width * factor), round(image.height * factor))
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        words = self._engine.image_to_data(
+            image, lang="+".join(self.languages), config=f"--psm {self.layout}", output_type="dict"
         )
-    return OCR_ENGINES[name](**settings)
+        places = zip(words["block_num"], words["par_num"], words["line_num"], strict=True)
+        lines: dict[tuple[int, int, int], list[int]] = {}
+        for word, place in enumerate(places):
+            if float(words["conf"][word]) >= 0 and words["text"][word].strip():  # -1: a block or a line, no word
+                lines.setdefault(place, []).append(word)
+        return [_line_of_words(words, line) for line in lines.values()]
+
+
+def _line_of_words(words: dict[str, list[Any]], line: list[int]) -> TextLine:
+    text = " ".join(words["text"][word].strip() for word in line)
+    score = sum(float(words["conf"][word]) for word in line) / len(line) / 100
+    starts = [(words["left"][word], words["top"][word]) for word in line]
+    ends = [(x + words["width"][word], y + words["height"][word]) for word, (x, y) in zip(line, starts, strict=True)]
+    return TextLine.between(text, score, starts + ends)
+
+
+def _languages(codes: Sequence[str]) -> list[str]:
+    if isinstance(codes, str):
+        raise ValueError(f"languages must be a list of codes, got one string: write [{codes!r}]")
+    return list(codes)

@@ -19,7 +19,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
 from .image_file import ImageSource, UnreadableImage, open_image
-from .visual_context import VisualContext, VisualContextBuilder
+from .visual_context import ContextStore, VisualContext, VisualContextBuilder
 
 BATCH_SIZE = 32  # posts
 LOOK_AHEAD = 16  # batches whose posts are sorted by length together; nothing beyond them is held
@@ -42,8 +42,9 @@ class ItaPipeline(Pipeline):
     An input is a string, or a dictionary `{"text": …}` with, if there is one, an `"image"` (a path, a file's bytes or
     a PIL image) and a `"context"` (a `VisualContext` or a dictionary such as `{"captions": ["a dog"]}`). A given
     context goes before the image, and neither is needed. With `is_split_into_words=True` an input is a list of words
-    or a dictionary with `"words"`. The context of an image is made by the aligners that the processor names
-    (`context_builder`); assign `pipe.context_builder` to have it made by others.
+    or a dictionary with `"words"`. The context of an image is looked up in `context_store`, and made live by the
+    aligners that the processor names (`context_builder`), loaded when the first image needs them; assign
+    `pipe.context_builder` to have it made by others.
 
     A single input gives one result, a list (or tuple) gives the list of its results, and every other iterable, such
     as a generator, a dataset or a `KeyDataset`, an iterator over them, in the order of the inputs. Posts of similar
@@ -64,6 +65,8 @@ class ItaPipeline(Pipeline):
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
             took part and their provenance; the context is None if the input had neither image nor context.
         batch_size: posts in a batch, 32 if not given.
+        context_store: contexts that are known already: any object with `look_up(image_sha256, kind, identity)`, see
+            `ContextStore`. What is made live is added to it, if it has a method `add`.
         num_workers: accepted for the sake of the built-in class, and not used.
 
     Raises:
@@ -81,8 +84,9 @@ class ItaPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, context_store: ContextStore | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.context_store = context_store
         if self.processor is None:
             raise ValueError("ItaPipeline needs a processor (ItaPipeline(model=…, processor=…))")
         self.model.eval()
@@ -99,7 +103,7 @@ class ItaPipeline(Pipeline):
                 'processor_config.json): give the context, {"text": …, "context": {"captions": […]}}, or assign '
                 "pipe.context_builder"
             )
-        return VisualContextBuilder.from_dict(settings)
+        return VisualContextBuilder.from_dict(settings, store=self.context_store, device=self.device)
 
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **parameters: Any

@@ -1,27 +1,41 @@
 """The image as text: visual contexts, the aligners that read them off an image, and the builder that runs them.
 
 An *aligner* turns a batch of images into strings of one *kind*: object tags (the paper's local alignment), captions
-(global alignment) or the characters in the image (optical character alignment). A `VisualContext` holds those
-strings and tells where they came from; it is all that the model ever sees of an image.
+(global alignment), the characters in the image (optical character alignment), or any further kind of the user's own.
+A `VisualContext` holds those strings and tells where they came from; it is all that the model ever sees of an image.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from .image_file import MAX_PIXELS, ImageSource, UnreadableImage, image_name, image_sha256, is_blank, open_image
-from .ocr import ocr_by_name
+from .aligners import CAPTIONS, OBJECT_TAGS, OCR, OWN_CODE, Aligner, Scored, make_aligner, scored_strings
+from .image_file import (
+    MAX_PIXELS,
+    ImageSource,
+    UnreadableImage,
+    image_name,
+    image_sha256,
+    is_blank,
+    open_image,
+    plain_fingerprint,
+    read_image_file,
+)
 
 logger = logging.getLogger(__name__)
 
-OBJECT_TAGS, CAPTIONS, OCR = "object_tags", "captions", "ocr"
-NOT_KINDS = ("id", "source", "provenance")
+EXAMINATION = "image"  # the name under which a store keeps what opening an image has shown; no kind of context
+NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
+MIN_SIDE = 16  # pixels; what is smaller shows nothing that can be named
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,9 @@ class VisualContext:
         """The context in a row such as `{"id": …, "captions": ["a dog"], "source": {"captions": "BLIP-2"}}`.
 
         Every key but `id` (ignored), `source` and `provenance` is a kind; None is a kind without strings. `source`
-        names models by kind; `provenance` gives dictionaries by kind and goes before it. A visual context is taken as
-        it is, also one made by another copy of this module (a checkpoint's code stands beside the installed package).
+        names models by kind; `provenance` gives dictionaries by kind, also as JSON, and goes before it. A visual
+        context is taken as it is, also one made by another copy of this module (a checkpoint's code stands beside the
+        installed package).
 
         Raises:
             ValueError: a kind is not a list of strings, or `source` or `provenance` is not a dictionary by kind.
@@ -95,6 +110,8 @@ class VisualContext:
         provenance: dict[str, dict[str, Any]] = {}
         for key in ("source", "provenance"):
             origins = row.get(key) or {}
+            if key == "provenance" and isinstance(origins, str):  # a column of Parquet
+                origins = json.loads(origins)
             if not isinstance(origins, Mapping):
                 raise ValueError(
                     f"{key!r} must be a dictionary by kind such as {{'captions': 'BLIP-2'}}, got {origins!r}"
@@ -123,149 +140,262 @@ def _clean(kind: Any, strings: Any) -> list[str]:
     return [text for text in (" ".join(string.split()) for string in strings) if text]
 
 
-class Aligner(Protocol):
-    """What turns images into strings of one kind. Any object with these three members is one.
+class Alignment(NamedTuple):
+    """What one aligner said of one image.
 
-    `identity` holds `model`, `revision` and `settings` (JSON values): all that decides about the strings, and nothing
-    else, so that equal identities give equal strings for equal images.
+    Attributes:
+        strings: the strings, best or first one first.
+        scores: their scores in [0, 1].
+        origin: `model`, `revision`, `settings` and `date` (UTC, ISO 8601).
     """
 
-    @property
-    def kind(self) -> str:
-        """The kind of context that it makes."""
+    strings: list[str]
+    scores: list[float]
+    origin: dict[str, Any]
+
+
+class ContextStore(Protocol):
+    """Where alignments are kept by image and aligner: any object with `look_up`, and `add` if it can be added to."""
+
+    def look_up(self, image_sha256: str, kind: str, identity: Mapping[str, Any]) -> Alignment | None:
+        """What this aligner said of this image; None if it has not seen it. A revision None stands for any."""
         ...
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """`{"model": …, "revision": …, "settings": {…}}`."""
-        ...
 
-    def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its strings with scores in [0, 1], best or first one first."""
-        ...
+@dataclass
+class ExaminedImage:
+    """An image that was opened, or whose contexts are known so that it need not be.
+
+    Attributes:
+        name: what to call it.
+        sha256: see `image_sha256`; empty if there is no file.
+        state: `readable`, `missing`, `unreadable` or `blank`.
+        detail: why it is unreadable; or of a picture of mostly one colour its fingerprint (`plain_fingerprint`).
+        picture: the RGB picture, if an aligner has yet to see it.
+        alignments: what is known of it, by kind.
+        is_new: whether it was opened for the first time.
+    """
+
+    name: str
+    sha256: str = ""
+    state: str = "missing"
+    detail: str = ""
+    picture: Image.Image | None = None
+    alignments: dict[str, Alignment] = field(default_factory=dict)
+    is_new: bool = False
+
+    def context(self, kinds: Iterable[str]) -> VisualContext:
+        """What the aligners of these kinds said, as a visual context."""
+        known = {kind: self.alignments[kind] for kind in kinds if kind in self.alignments}
+        return VisualContext(
+            {kind: alignment.strings for kind, alignment in known.items()},
+            {kind: {**alignment.origin, "image_sha256": self.sha256} for kind, alignment in known.items()},
+        )
 
 
 class VisualContextBuilder:
-    """Images → visual contexts, by up to one aligner for each kind.
+    """Images → visual contexts, by one aligner for each kind.
 
-    An image that is missing, cannot be read or is blank gets an empty context, never a placeholder's description.
+    ```python
+    VisualContextBuilder(captions="Salesforce/blip-image-captioning-base", ocr="rapidocr")
+    VisualContextBuilder(captions={"model": "microsoft/git-base", "settings": {"num_captions": 1}}, mood=my_function)
+    ```
+
+    An image that is missing, cannot be read, is blank or narrower than `MIN_SIDE` pixels gets an empty context, never
+    a placeholder's description. The two steps of a call can be taken one by one: `examine` opens an image and may run
+    in several threads, `align` runs the aligners on a batch.
 
     Args:
-        ocr: aligner of the kind `"ocr"`: `"rapidocr"`, `"easyocr"`, a dictionary `{"model": name, "settings": {…}}` as
-            `to_dict` writes it, an object, or None.
-        captioner: aligner of the kind `"captions"`, or None.
-        object_tagger: aligner of the kind `"object_tags"`, or None.
-        others: aligners of further kinds.
+        store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add`.
         max_pixels: an image with more pixels counts as unreadable.
+        device: where aligners on checkpoints run, if their settings do not say; None: an accelerator if there is one.
+        aligners: by kind, an aligner: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
+            `Aligner`), a function (see `FunctionAligner`), or None. A name is a checkpoint, for `ocr` also an engine
+            (see `ocr_by_name`), or `module:name` of a class or function of your own.
 
     Attributes:
-        aligners: the aligners in the order of their kinds: object tags, captions, OCR, others.
-        counts: images seen since the builder was made: `images` in all, each of them one of `built` (its context
-            holds text), `empty` (nothing found), `missing` (None), `unreadable` and `blank`.
+        aligners: the aligners by kind.
+        counts: images seen since the builder was made: `images` in all, each of them one of `built` (an aligner looked
+            at it), `stored` (all was in the store), `missing`, `unreadable` and `blank`.
 
     Raises:
-        ValueError: a name is unknown, an aligner makes another kind than its place says, or two make the same.
+        ValueError: a name, a key or a setting is unknown, or no aligner is.
     """
 
     def __init__(
         self,
-        ocr: str | Mapping[str, Any] | Aligner | None = "rapidocr",
-        captioner: Mapping[str, Any] | Aligner | None = None,
-        object_tagger: Mapping[str, Any] | Aligner | None = None,
-        others: Sequence[Mapping[str, Any] | Aligner] = (),
+        *,
+        store: ContextStore | None = None,
         max_pixels: int = MAX_PIXELS,
+        device: Any = None,
+        **aligners: str | Mapping[str, Any] | Aligner | Callable[..., Any] | None,
     ) -> None:
-        self.ocr = _aligner("ocr", ocr, OCR)
-        self.captioner = _aligner("captioner", captioner, CAPTIONS)
-        self.object_tagger = _aligner("object_tagger", object_tagger, OBJECT_TAGS)
-        self.others = [_aligner("others", other) for other in others]
+        VisualContext({kind: [] for kind in aligners})  # a kind that cannot be one is refused here
+        made = {kind: make_aligner(kind, aligner, device) for kind, aligner in aligners.items()}
+        self.aligners: dict[str, Aligner] = {kind: aligner for kind, aligner in made.items() if aligner is not None}
+        self.store = store
         self.max_pixels = max_pixels
-        self.aligners = [a for a in (self.object_tagger, self.captioner, self.ocr, *self.others) if a is not None]
-        kinds = [aligner.kind for aligner in self.aligners]
-        if len(set(kinds)) != len(kinds):
-            raise ValueError(f"two aligners make the same kind of context: {kinds}")
-        self.counts = dict.fromkeys(("images", "built", "empty", "missing", "unreadable", "blank"), 0)
+        self.counts = dict.fromkeys(("images", "built", "stored", "missing", "unreadable", "blank"), 0)
 
     def __call__(self, images: Sequence[ImageSource | None]) -> list[VisualContext]:
         """The context of every image of a batch; None is a missing image.
 
         Raises:
             ImportError: an aligner's package is not installed.
+            OSError: an aligner's checkpoint cannot be loaded.
             ValueError: an image is given as a URL, or an aligner does not return one list for every image.
         """
-        opened = [self._open(source) for source in images]
-        readable = [image for image in opened if image is not None]
-        strings: list[dict[str, list[str]]] = [{} for _ in readable]
-        for aligner in self.aligners:
-            found = aligner(readable)
-            if len(found) != len(readable):
-                raise ValueError(f"the aligner of {aligner.kind!r} gave {len(found)} lists for {len(readable)} images")
-            for kinds, scored in zip(strings, found, strict=True):
-                kinds[aligner.kind] = [text for text, _ in scored]
-        rows = iter(strings)
-        return [
-            VisualContext() if source is None or image is None else self._context(next(rows), source)
-            for source, image in zip(images, opened, strict=True)
-        ]
+        examined = self.align([self.examine(source) for source in images])
+        for source, image in zip(images, examined, strict=True):
+            if source is not None and image.state != "readable":
+                why = image.detail and f": {image.detail}"
+                logger.warning("no visual context: %s is %s%s", image.name, image.state, why)
+        return [image.context(self.aligners) for image in examined]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values, for `from_dict`; of every aligner its model and settings."""
-        return {
-            "ocr": _recipe(self.ocr),
-            "captioner": _recipe(self.captioner),
-            "object_tagger": _recipe(self.object_tagger),
-            "others": [_recipe(other) for other in self.others],
-            "max_pixels": self.max_pixels,
-        }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any], **aligners: Any) -> VisualContextBuilder:
-        """The builder that `to_dict` described; `aligners` go before the saved ones (`captioner=…`, `ocr=None`).
+    def examine(self, source: ImageSource | None) -> ExaminedImage:
+        """Look the image up in the store, and open it if an aligner has yet to see it.
 
         Raises:
-            ValueError: a saved aligner is not one that can be made by its name.
+            ValueError: the image is given as a URL.
+            TypeError: it is neither a path nor bytes nor a PIL image.
         """
-        return cls(**{**saved, **aligners})
-
-    def _open(self, source: ImageSource | None) -> Image.Image | None:
-        self.counts["images"] += 1
         if source is None:
-            self.counts["missing"] += 1
-            return None
+            return ExaminedImage("no image")
+        image = ExaminedImage(image_name(source))
         try:
-            image = open_image(source, self.max_pixels)
-        except UnreadableImage as error:
-            self.counts["unreadable"] += 1
-            logger.warning("no visual context: %s", error)
-            return None
-        if is_blank(image):
-            self.counts["blank"] += 1
-            logger.warning("no visual context: %s is blank", image_name(source))
-            return None
+            content = read_image_file(source) if isinstance(source, (str, os.PathLike)) else source
+        except FileNotFoundError:
+            return image
+        except OSError as error:
+            image.state, image.detail = "unreadable", str(error)
+            return image
+        image.sha256 = image_sha256(content)
+        known = self._look_up(EXAMINATION, image.sha256)
+        if known is not None:
+            image.state, image.detail = known.strings[0], "".join(known.strings[1:])
+            if image.state == "readable":
+                self._recall(image)
+        if known is None or (image.state == "readable" and self._waiting(image)):
+            self._open(image, content)
+            image.is_new = known is None
         return image
 
-    def _context(self, kinds: dict[str, list[str]], source: ImageSource) -> VisualContext:
-        made = {"image_sha256": image_sha256(source), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        context = VisualContext(kinds, {aligner.kind: {**aligner.identity, **made} for aligner in self.aligners})
-        self.counts["built" if context else "empty"] += 1
-        return context
+    def align(self, images: Sequence[ExaminedImage]) -> list[ExaminedImage]:
+        """Run the aligners on those images of a batch that they have yet to see, and add what they say to the store.
 
+        The pictures are let go of.
 
-def _aligner(place: str, aligner: Any, kind: str | None = None) -> Any:
-    if isinstance(aligner, str):
-        aligner = {"model": aligner}
-    if isinstance(aligner, Mapping):
-        if place != "ocr":
-            raise ValueError(
-                f"an aligner cannot be made from the name {aligner.get('model')!r} here: pass the object ({place}=…)"
-            )
-        aligner = ocr_by_name(aligner["model"], **aligner.get("settings", {}))
-    if aligner is not None and kind not in (None, aligner.kind):
-        raise ValueError(
-            f"{place}= takes an aligner of the kind {kind!r}, got one of {aligner.kind!r}: pass it in others="
-        )
-    return aligner
+        Raises:
+            ImportError: an aligner's package is not installed.
+            OSError: an aligner's checkpoint cannot be loaded.
+            ValueError: an aligner does not return one list of strings for every image.
+        """
+        verdicts = {image.sha256: [image.state, image.detail] for image in images if image.is_new}
+        self._add(EXAMINATION, {sha256: [(text, 1.0) for text in verdict] for sha256, verdict in verdicts.items()})
+        waiting = {image.sha256: image for image in images if image.picture is not None}
+        for image in waiting.values():
+            self._recall(image)  # another process may have been faster
+        built = {image.sha256 for image in waiting.values() if self._waiting(image)}
+        for kind, aligner in self.aligners.items():
+            unseen = [image for image in waiting.values() if kind not in image.alignments]
+            if unseen:
+                found = self._run(kind, aligner, unseen)
+                alignments = self._add(kind, {image.sha256: row for image, row in zip(unseen, found, strict=True)})
+                for image in unseen:
+                    image.alignments[kind] = alignments[image.sha256]
+        for image in images:
+            if image.picture is not None:
+                image.alignments = waiting[image.sha256].alignments
+                image.picture = None
+            self.counts["images"] += 1
+            if image.state == "readable":
+                self.counts["built" if image.sha256 in built else "stored"] += 1
+                built.discard(image.sha256)
+            else:
+                self.counts[image.state] += 1
+        return list(images)
 
+    def stored(self, image_sha256: str) -> ExaminedImage | None:
+        """What the store knows of an image that was examined before; None if that is nothing."""
+        known = self._look_up(EXAMINATION, image_sha256)
+        if known is None:
+            return None
+        image = ExaminedImage(image_sha256, image_sha256, known.strings[0], "".join(known.strings[1:]))
+        self._recall(image)
+        return image
 
-def _recipe(aligner: Aligner | None) -> dict[str, Any] | None:
-    return None if aligner is None else {key: aligner.identity[key] for key in ("model", "settings")}
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values, for `from_dict`: by kind the aligner's model, revision and settings."""
+        recipes = {}
+        for kind, aligner in self.aligners.items():
+            identity = self.identities[kind]
+            model = getattr(aligner, "model", identity["model"])  # a folder's path, where its identity has its name
+            recipes[kind] = {**identity, "model": model}
+        return {**recipes, "max_pixels": self.max_pixels}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], **settings: Any) -> VisualContextBuilder:
+        """The builder that `to_dict` described; `settings` go before the saved ones (`store=…`, `captions=None`).
+
+        Raises:
+            ValueError: a saved aligner is code of someone's own: nothing is imported because a checkpoint says so.
+        """
+        for kind, recipe in saved.items():
+            model = recipe.get("model", "") if isinstance(recipe, Mapping) else recipe
+            if kind not in settings and isinstance(model, str) and OWN_CODE.fullmatch(model):
+                raise ValueError(
+                    f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: if "
+                    f"you have it and trust it, pass {kind}={model!r}, otherwise {kind}=None"
+                )
+        return cls(**{**saved, **settings})
+
+    @cached_property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """By kind, what identifies the aligner; and under `EXAMINATION`, what decides whether an image is readable."""
+        examination = {"model": "examination", "revision": "1", "settings": {"max_pixels": self.max_pixels}}
+        return {EXAMINATION: examination, **{kind: aligner.identity for kind, aligner in self.aligners.items()}}
+
+    def _open(self, image: ExaminedImage, content: ImageSource) -> None:
+        try:
+            picture = open_image(content, self.max_pixels)
+        except UnreadableImage as error:
+            # The same bytes may come under many names, so that the reason is kept without the name.
+            image.state, image.detail = "unreadable", str(error.__cause__ or error)
+            return
+        if min(picture.size) < MIN_SIDE or is_blank(picture):
+            image.state = "blank"
+            return
+        image.state, image.detail, image.picture = "readable", plain_fingerprint(picture) or "", picture
+
+    def _run(self, kind: str, aligner: Aligner, images: Sequence[ExaminedImage]) -> list[Scored]:
+        try:
+            found = aligner([image.picture for image in images if image.picture is not None])
+        except Exception as error:
+            error.add_note(f"while the aligner of {kind!r} looked at {', '.join(image.name for image in images)}")
+            raise
+        if not isinstance(found, (list, tuple)) or len(found) != len(images):
+            number = len(found) if isinstance(found, (list, tuple)) else repr(found)
+            raise ValueError(f"the aligner of {kind!r} gave {number} lists for {len(images)} images")
+        return [scored_strings(kind, row) for row in found]
+
+    def _waiting(self, image: ExaminedImage) -> bool:
+        return not self.aligners.keys() <= image.alignments.keys()
+
+    def _recall(self, image: ExaminedImage) -> None:
+        for kind in self.aligners.keys() - image.alignments.keys():
+            found = self._look_up(kind, image.sha256)
+            if found is not None:
+                image.alignments[kind] = found
+
+    def _look_up(self, kind: str, image_sha256: str) -> Alignment | None:
+        if self.store is None:
+            return None
+        found = self.store.look_up(image_sha256, kind, self.identities[kind])
+        return None if found is None else Alignment(*found)
+
+    def _add(self, kind: str, found: Mapping[str, Scored]) -> dict[str, Alignment]:
+        origin = {**self.identities[kind], "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        rows = {key: Alignment([text for text, _ in row], [s for _, s in row], origin) for key, row in found.items()}
+        if rows and hasattr(self.store, "add"):
+            self.store.add(kind, rows)  # type: ignore[union-attr]
+        return rows

@@ -1,33 +1,47 @@
 from __future__ import annotations
 
+import html
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset_scripts.build_visual_context import build_contexts, corpus_images, main
-from dataset_scripts.mner import MnerConfig
+from dataset_scripts import build_visual_context
+from dataset_scripts.align_images import align_images
+from dataset_scripts.build_visual_context import main, report_text
+from dataset_scripts.context_store import ContextStore
+from dataset_scripts.image_sources import ImageSet, dataset_images, file_images
+from dataset_scripts.mner import MnerDataset
 from modeling_ita.image_file import image_sha256
 from modeling_ita.visual_context import VisualContext, VisualContextBuilder
 
+WIDTH_READER = '''
+import os
 
 class WidthReader:
-    """An aligner that reads an image's width and keeps account of what it was shown; it may be stopped on the way."""
+    """Reads an image's width, writes down what it was shown, and may be stopped by a width."""
 
-    def __init__(self, kind: str = "ocr", min_score: float = 0.5, stop_at: int | None = None) -> None:
-        self.kind = kind
-        self.identity = {"model": "width", "revision": "1", "settings": {"min_score": min_score}}
-        self.stop_at = stop_at
-        self.shown: list[int] = []
+    def __init__(self, log, stop_at=None, score=0.5, model="width"):
+        self.log, self.stop_at, self.score = log, stop_at, score
+        self.identity = {"model": model, "revision": "1", "settings": {"log": log, "score": score}}
 
-    def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+    def __call__(self, images):
         if any(image.width == self.stop_at for image in images):
             raise KeyboardInterrupt
-        self.shown += [image.width for image in images]
-        return [[(f"width {image.width}", 1.0)] if image.width != 44 else [] for image in images]
+        with open(self.log, "a") as file:
+            file.write("".join(f"{os.getpid()} {image.width}\\n" for image in images))
+        return [[(f"width {image.width}", self.score)] if image.width != 44 else [] for image in images]
+
+def halves(images):
+    return [f"half is {image.width // 2}" for image in images]
+'''
 
 
 def picture(width: int, text: str = "") -> Image.Image:
@@ -39,6 +53,13 @@ def picture(width: int, text: str = "") -> Image.Image:
 
 POSTS = {"train": ["a", "b", "copy-of-a", "no-image"], "valid": ["blank", "broken"], "test": ["nothing-found", "z"]}
 IDS = [post_id for ids in POSTS.values() for post_id in ids]
+
+
+@pytest.fixture(autouse=True)
+def width_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "width_reader.py").write_text(WIDTH_READER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("width_reader", None)
 
 
 @pytest.fixture
@@ -56,16 +77,18 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def images_of(corpus: Path) -> dict[str, str | None]:
-    return corpus_images(MnerConfig(name="conll", data_dir=str(corpus), images_dir=str(corpus / "images")))
+def build(root: Path, *arguments: str, aligner: str = "ocr=width_reader:WidthReader") -> dict[str, Any]:
+    """Run the command with an aligner that reads the width; returns the end report."""
+    kind = aligner.partition("=")[0]
+    fixed = ["--aligner", aligner, "--set", f"{kind}.log={root / 'log'}", "--store", str(root / "store")]
+    main([*arguments, *fixed, "--report", str(root / "report.json")])
+    return json.loads((root / "report.json").read_text())
 
 
-def build(corpus: Path, aligner: Any, merge: Sequence[Path] = ()) -> dict[str, int]:
-    return build_contexts(images_of(corpus), output_of(corpus), VisualContextBuilder(aligner), merge)
-
-
-def output_of(corpus: Path) -> Path:
-    return corpus.parent / "out" / "contexts.jsonl"
+def shown(root: Path) -> list[int]:
+    """The widths of all images that the aligner was ever shown."""
+    log = root / "log"
+    return sorted(int(line.split()[1]) for line in log.read_text().splitlines()) if log.exists() else []
 
 
 def rows_of(path: Path) -> dict[str, VisualContext]:
@@ -73,120 +96,78 @@ def rows_of(path: Path) -> dict[str, VisualContext]:
     return {row["id"]: VisualContext.from_dict(row) for row in rows}
 
 
-def test_images_of_a_corpus(corpus: Path) -> None:
-    images = images_of(corpus)
-    assert list(images) == IDS
-    assert images["no-image"] is None
-    assert images["z"] == str(corpus / "images" / "z.webp")
+def counts(report: dict[str, Any]) -> list[int]:
+    return [report[what] for what in ("images", "built", "stored", "missing", "unreadable", "blank", "placeholder")]
 
 
-def test_one_row_a_post(corpus: Path) -> None:
-    aligner = WidthReader()
-    counts = build(corpus, aligner)
-    rows = rows_of(output_of(corpus))
+def test_one_row_a_post(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "contexts.jsonl"
+    report = build(tmp_path, str(corpus), "--output", str(output))
+    rows = rows_of(output)
     assert list(rows) == IDS
-    assert [rows[post_id].ocr for post_id in ("a", "b", "copy-of-a", "z")] == [
-        ["width 40"],
-        ["width 50"],
-        ["width 40"],
-        ["width 60"],
+    read = {key: context.ocr for key, context in rows.items() if context}
+    assert read == {"a": ["width 40"], "b": ["width 50"], "copy-of-a": ["width 40"], "z": ["width 60"]}
+    assert shown(tmp_path) == [40, 44, 50, 60]  # the copy was looked at once
+    assert counts(report) == [8, 4, 1, 1, 1, 1, 0] and report["distinct"] == 6
+    assert report["kinds"]["ocr"]["with_text"] == 4 and report["kinds"]["ocr"]["without"] == 1
+    assert report["kinds"]["ocr"]["examples"][0] == "a: width 40"
+    assert [fault.partition(",")[0] for fault in report["faults"]] == [
+        "no-image: missing",
+        "blank: blank",
+        "broken: unreadable",
     ]
-    assert not any(rows[post_id] for post_id in ("no-image", "blank", "broken", "nothing-found"))
-    assert sorted(aligner.shown) == [40, 44, 50, 60]
-    assert counts == {
-        "posts": 8,
-        "missing": 1,
-        "images": 6,
-        "kept": 0,
-        "built": 3,
-        "empty": 1,
-        "unreadable": 1,
-        "blank": 1,
-        "lines": 3,
-        "merged": 0,
-        "unmatched": 0,
-        "written": 1,
-    }
-    origin = rows["b"].provenance["ocr"]
-    assert origin.items() >= aligner.identity.items()
-    assert origin["image_sha256"] == image_sha256(corpus / "images" / "b.jpg")
-    assert rows["nothing-found"].provenance["ocr"]["model"] == "width"
-    assert not rows["broken"].provenance
-    assert [path.name for path in output_of(corpus).parent.iterdir()] == ["contexts.jsonl"]
+    origin = dict(rows["a"].provenance["ocr"])
+    assert origin.pop("date") and origin.pop("image_sha256") == image_sha256(corpus / "images" / "a.png")
+    assert origin == report["kinds"]["ocr"]["aligner"]
+    assert "nothing-found" in rows and rows["nothing-found"].provenance["ocr"]["model"] == "width"
 
 
-def test_second_run_does_nothing(corpus: Path) -> None:
-    build(corpus, WidthReader())
-    before = output_of(corpus).read_bytes(), output_of(corpus).stat().st_mtime_ns
-    aligner = WidthReader()
-    counts = build(corpus, aligner)
-    assert aligner.shown == []
-    assert (counts["kept"], counts["built"], counts["written"]) == (4, 0, 0)
-    assert (output_of(corpus).read_bytes(), output_of(corpus).stat().st_mtime_ns) == before
+def test_the_second_run_does_nothing_and_says_so(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "contexts.jsonl"
+    build(tmp_path, str(corpus), "--output", str(output))
+    assert f"{output} written" in capsys.readouterr().out
+    stamp, seen = output.stat().st_mtime_ns, shown(tmp_path)
+    report = build(tmp_path, str(corpus), "--output", str(output))
+    said = capsys.readouterr().out
+    assert "8 images (6 different): 0 built, 5 from store, 1 missing, 1 unreadable, 1 blank" in said
+    assert f"{output} is up to date" in said and "nothing was left to do" in said
+    assert counts(report) == [8, 0, 5, 1, 1, 1, 0]
+    assert output.stat().st_mtime_ns == stamp and shown(tmp_path) == seen
 
 
-def test_changed_and_new_images_are_read(corpus: Path) -> None:
-    build(corpus, WidthReader())
-    picture(70).save(corpus / "images" / "b.jpg")
-    picture(80).save(corpus / "images" / "no-image.png")
-    (corpus / "images" / "z.webp").unlink()
-    aligner = WidthReader()
-    counts = build(corpus, aligner)
-    rows = rows_of(output_of(corpus))
-    assert sorted(aligner.shown) == [70, 80]
-    assert (counts["kept"], counts["built"], counts["missing"], counts["written"]) == (2, 2, 1, 1)
-    assert (rows["b"].ocr, rows["no-image"].ocr, rows["z"].ocr) == (["width 70"], ["width 80"], [])
-
-
-def test_file_too_large_to_hash_is_unreadable(corpus: Path) -> None:
-    with (corpus / "images" / "no-image.png").open("wb") as file:
-        file.truncate(100 * 2**20 + 1)
-    counts = build(corpus, WidthReader())
-    assert (counts["images"], counts["unreadable"], counts["missing"]) == (7, 2, 0)
-
-
-def test_another_aligner_reads_all_again(corpus: Path) -> None:
-    build(corpus, WidthReader())
-    aligner = WidthReader(min_score=0.9)
-    assert build(corpus, aligner)["kept"] == 0
-    assert len(aligner.shown) == 4
-    assert rows_of(output_of(corpus))["a"].provenance["ocr"]["settings"] == {"min_score": 0.9}
-
-
-@pytest.mark.parametrize("half_a_line", ["", '\n{"id": "b", "ocr": ["wid'])
-def test_killed_run_goes_on(corpus: Path, half_a_line: str) -> None:
-    partial = output_of(corpus).with_name("contexts.jsonl.partial")
-    for stop_at, shown in ((44, [40, 50]), (60, [44])):
-        stopped = WidthReader(stop_at=stop_at)
-        with pytest.raises(KeyboardInterrupt):
-            build(corpus, stopped)
-        assert stopped.shown == shown
-        assert not output_of(corpus).exists()
-        with partial.open("a") as file:
-            file.write(half_a_line)
-    aligner = WidthReader()
-    counts = build(corpus, aligner)
-    assert aligner.shown == [60]
-    assert (counts["kept"], counts["built"]) == (3, 1)
-    assert len(rows_of(output_of(corpus))) == len(IDS)
-    assert not partial.exists()
-
-
-def test_killed_update_leaves_the_old_file(corpus: Path) -> None:
-    build(corpus, WidthReader())
-    before = output_of(corpus).read_bytes()
+def test_changed_and_new_images_are_read(corpus: Path, tmp_path: Path) -> None:
+    build(tmp_path, str(corpus))
     picture(70).save(corpus / "images" / "a.png")
-    picture(80).save(corpus / "images" / "b.jpg")
+    picture(80).save(corpus / "images" / "no-image.png")
+    report = build(tmp_path, str(corpus))
+    assert counts(report) == [8, 2, 4, 0, 1, 1, 0]
+    assert shown(tmp_path) == [40, 44, 50, 60, 70, 80]
+
+
+def test_another_aligner_or_setting_reads_again_and_the_first_is_kept(corpus: Path, tmp_path: Path) -> None:
+    build(tmp_path, str(corpus))
+    assert counts(build(tmp_path, str(corpus), "--set", "ocr.score=0.25"))[1] == 4
+    assert counts(build(tmp_path, str(corpus)))[1:3] == [0, 5]
+    store = ContextStore(tmp_path / "store")
+    assert sorted(identity["settings"].get("score", 0) for kind, identity in store.aligners() if kind == "ocr") == [
+        0.25,
+        0.5,
+    ]
+
+
+def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        build(corpus, WidthReader(stop_at=80))
-    assert output_of(corpus).read_bytes() == before
-    aligner = WidthReader()
-    build(corpus, aligner)
-    assert aligner.shown == [80]
-    assert rows_of(output_of(corpus))["a"].ocr == ["width 70"]
+        build(tmp_path, str(corpus), "--set", "ocr.stop_at=60", "--batch_size", "1", "--workers", "1")
+    assert shown(tmp_path) == [40, 44, 50]
+    report = build(tmp_path, str(corpus), "--batch_size", "1")
+    assert shown(tmp_path) == [40, 44, 50, 60]
+    assert counts(report) == [8, 1, 4, 1, 1, 1, 0]
+    assert not list((tmp_path / "store").glob(".run-*/*.jsonl.tmp"))
 
 
-def test_merged_kinds(corpus: Path) -> None:
+def test_merged_kinds(corpus: Path, tmp_path: Path) -> None:
     scenes, knowledge = corpus / "scenes.jsonl", corpus / "knowledge.jsonl"
     scenes.write_text(
         '{"id": "a", "captions": ["a box"], "ocr": ["old"], "source": {"captions": "scene", "ocr": "old"}}\n'
@@ -195,59 +176,344 @@ def test_merged_kinds(corpus: Path) -> None:
         '{"id": "of-no-post", "captions": ["?"]}\n'
     )
     knowledge.write_text('{"id": "a", "knowledge": ["Phoenix is a city"]}\n')
-    counts = build(corpus, WidthReader(), [scenes, knowledge])
-    rows = rows_of(output_of(corpus))
+    output = tmp_path / "contexts.jsonl"
+    report = build(tmp_path, str(corpus), "--output", str(output), "--merge", str(scenes), str(knowledge))
+    rows = rows_of(output)
     assert rows["a"].kinds == {"captions": ["a box"], "ocr": ["width 40"], "knowledge": ["Phoenix is a city"]}
     assert rows["a"].provenance["captions"] == {"model": "scene"}
     assert rows["a"].provenance["ocr"]["model"] == "width"
     assert rows["no-image"].kinds == {"captions": ["a sky"]}
     assert rows["nothing-found"].kinds == {}
-    assert (counts["merged"], counts["unmatched"]) == (3, 1)
-    aligner = WidthReader()
-    assert build(corpus, aligner, [scenes, knowledge])["written"] == 0
-    knowledge.write_text('{"id": "b", "knowledge": ["else"]}\n')
-    assert build(corpus, aligner, [scenes, knowledge])["written"] == 1
-    assert rows_of(output_of(corpus))["a"].kinds.keys() == {"captions", "ocr"}
-    assert aligner.shown == []
+    assert (report["merged"], report["merged_without_image"]) == (3, 1)
 
 
 @pytest.mark.parametrize("line", ['{"captions": ["x"]}', '{"id": "b", "captions": "x"}', '["b"]', "{"])
-def test_malformed_rows_are_named(corpus: Path, line: str) -> None:
+def test_malformed_rows_are_named(corpus: Path, tmp_path: Path, line: str) -> None:
     scenes = corpus / "scenes.jsonl"
     scenes.write_text(f'{{"id": "a", "captions": ["x"]}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"scenes\.jsonl, line 2: no row of context \(expected"):
-        build(corpus, WidthReader(), [scenes])
-    with pytest.raises(ValueError, match=r"no file .*absent\.jsonl to merge"):
-        build(corpus, WidthReader(), [corpus / "absent.jsonl"])
+    with pytest.raises(SystemExit, match=r"scenes\.jsonl, line 2: "):
+        build(tmp_path, str(corpus), "--merge", str(scenes), "--output", str(tmp_path / "x.jsonl"))
+    assert shown(tmp_path) == []
 
 
-def test_command(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(320, "Lisbon").save(corpus / "images" / "a.png")
-    scenes = corpus / "scenes.jsonl"
-    scenes.write_text('{"id": "a", "captions": ["a box"], "source": {"captions": "scene"}}\n')
-    output = corpus.parent / "contexts.jsonl"
-    command = [str(corpus), "--ocr", "rapidocr", "--merge", str(scenes), "--output", str(output)]
-    main(command)
-    assert rows_of(output)["a"].kinds == {"captions": ["a box"], "ocr": ["Lisbon"]}
-    report = capsys.readouterr().out
-    assert "posts 8, missing 1, images 7, kept 0," in report
-    assert f"{output} written" in report
-    main(command)
-    report = capsys.readouterr().out
-    assert "kept 5, built 0, empty 0, unreadable 1, blank 1" in report
-    assert f"{output} is up to date: nothing to do" in report
+def test_parquet_is_read_as_json_lines_are(corpus: Path, tmp_path: Path) -> None:
+    for suffix in ("jsonl", "parquet"):
+        output = str(tmp_path / f"contexts.{suffix}")
+        build(tmp_path, str(corpus), "--output", output)
+    assert build(tmp_path, str(corpus), "--output", output)["output"] == "up to date"
+    rows = []
+    for suffix in ("jsonl", "parquet"):
+        files = {"data_dir": str(corpus), "images_dir": str(corpus / "images")}
+        builder = MnerDataset(
+            config_name="conll",
+            **files,
+            context_files=[str(tmp_path / f"contexts.{suffix}")],
+            cache_dir=str(tmp_path / "cache"),
+        )
+        builder.download_and_prepare()
+        rows.append([VisualContext.from_dict(row["context"]) for row in builder.as_dataset(split="train")])
+    assert rows[0] == rows[1] and rows[0][0].ocr == ["width 40"] and rows[0][0].provenance["ocr"]["revision"] == "1"
 
 
-def test_command_names_what_is_wrong(corpus: Path, tmp_path: Path) -> None:
+def test_placeholders_count_as_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    placeholder = Image.new("RGB", (300, 200), (200, 200, 200))
+    ImageDraw.Draw(placeholder).text((110, 90), "no image", font=ImageFont.load_default(20), fill="dimgrey")
+    for number in range(12):
+        placeholder.save(folder / f"gone{number}.jpg", quality=60 + 3 * number)
+    picture(90).save(folder / "real.png")
+    output = tmp_path / "contexts.jsonl"
+    report = build(tmp_path, "--images", str(folder), "--output", str(output))
+    assert counts(report) == [13, 1, 0, 0, 0, 0, 12]
+    assert [key for key, context in rows_of(output).items() if context] == ["real"]
+    report = build(tmp_path, "--images", str(folder), "--output", str(output), "--placeholder_copies", "0")
+    assert counts(report) == [13, 0, 13, 0, 0, 0, 0]
+
+
+def test_sources_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, width in {"a.jpg": 40, "a.png": 50, "more/b.JPG": 60}.items():
+        picture(width).save(folder / name)
+    (folder / "notes.txt").write_text("?")
+    assert [key for key, _ in file_images(str(folder)).pairs] == ["a.jpg", "a.png", "more/b.JPG"]
+    assert [key for key, _ in file_images(f"{folder}/*.jpg").pairs] == ["a"]
+    assert [key for key, _ in file_images(f"{folder}/**/*.[jJ][pP][gG]").pairs] == ["a", "more/b"]
+    assert [key for key, _ in file_images(str(folder / "a.png")).pairs] == ["a"]
+    (tmp_path / "list.txt").write_text("photos/a.png\n\nphotos/gone.png\n")
+    listed = file_images(str(tmp_path / "list.txt"))
+    assert listed.count == 2 and [key for key, _ in listed.pairs] == ["photos/a", "photos/gone"]
+    report = build(tmp_path, "--images", str(tmp_path / "list.txt"))
+    assert counts(report) == [2, 1, 0, 1, 0, 0, 0]
+    for nothing in (tmp_path / "nowhere", tmp_path / "nowhere" / "*.jpg"):
+        with pytest.raises(ValueError, match="there is no image"):
+            file_images(str(nothing))
+
+
+@pytest.fixture
+def image_dataset(tmp_path: Path) -> str:
+    rows = {"key": ["x", "y", "z"], "photo": [picture(40), None, picture(50)], "words": [["a"], ["b"], ["c"]]}
+    features = datasets.Features(
+        {
+            "key": datasets.Value("string"),
+            "photo": datasets.Image(),
+            "words": datasets.List(datasets.Value("string")),
+        }
+    )
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
+    return str(tmp_path / "data")
+
+
+def test_any_dataset_with_images(image_dataset: str, tmp_path: Path) -> None:
+    output = tmp_path / "contexts.jsonl"
+    report = build(tmp_path, "--dataset", image_dataset, "--id_column", "key", "--output", str(output))
+    assert {key: context.ocr for key, context in rows_of(output).items()} == {
+        "x": ["width 40"],
+        "y": [],
+        "z": ["width 50"],
+    }
+    assert counts(report) == [3, 2, 0, 1, 0, 0, 0]
+    assert [key for key, _ in dataset_images(image_dataset).pairs] == ["0", "1", "2"]
+    assert counts(build(tmp_path, "--dataset", image_dataset, "--limit", "1")) == [1, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_column": "picture"}, "no column 'picture'"),
+        ({"id_column": "number"}, "no column 'number'"),
+        ({"split": "test"}, "cannot be read"),
+    ],
+)
+def test_datasets_that_lack_something(image_dataset: str, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataset_images(image_dataset, **arguments)
+
+
+def test_urls_are_counted_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [("web", "https://example.org/a.jpg"), ("file", str(tmp_path / "a.png")), ("number", 3)]
+    picture(40).save(tmp_path / "a.png")
+    builder = VisualContextBuilder(store=ContextStore(tmp_path / "store"), ocr=lambda images: ["x"] * len(images))
+    records = align_images(ImageSet(iter(pairs)), builder, tmp_path / "store")  # type: ignore[arg-type]
+    assert [(record.id, record.state) for record in records] == [
+        ("web", "unreadable"),
+        ("file", "readable"),
+        ("number", "unreadable"),
+    ]
+    assert "no URL is fetched" in records[0].detail
+
+
+def test_a_stream_is_read_a_few_batches_ahead_only(tmp_path: Path) -> None:
+    taken, ahead = 0, []
+
+    def pairs() -> Any:
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            path = tmp_path / f"{number}.png"
+            picture(40 + number).save(path)
+            yield str(number), str(path)
+
+    done = 0
+
+    def widths(images: Sequence[Image.Image]) -> list[str]:
+        nonlocal done
+        assert len(images) <= 2
+        done += len(images)
+        ahead.append(taken - done)
+        return [str(image.width) for image in images]
+
+    builder = VisualContextBuilder(store=ContextStore(tmp_path / "store"), ocr=widths)
+    records = align_images(ImageSet(pairs()), builder, tmp_path / "store", batch_size=2)
+    assert [record.number for record in records] == list(range(200))
+    assert max(ahead) <= 4 * 2 * 2
+
+
+def test_large_images_are_not_held_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataset_scripts.align_images.MAX_HELD_PIXELS", 100_000)
+    for number in range(12):
+        picture(300 + number).save(tmp_path / f"{number:02}.png")  # 67,500 pixels and more
+    sizes: list[int] = []
+
+    def count(images: Sequence[Image.Image]) -> list[str]:
+        sizes.append(len(images))
+        return ["x"] * len(images)
+
+    builder = VisualContextBuilder(store=ContextStore(tmp_path / "store"), ocr=count)
+    align_images(file_images(str(tmp_path)), builder, tmp_path / "store", batch_size=4, workers=1)
+    assert sum(sizes) == 12 and max(sizes) < 4
+
+
+def test_a_kind_of_ones_own(tmp_path: Path) -> None:
+    picture(40).save(tmp_path / "a.png")
+    output = tmp_path / "contexts.jsonl"
+    arguments = ["--images", str(tmp_path / "a.png"), "--store", str(tmp_path / "store"), "--output", str(output)]
+    main([*arguments, "--aligner", "halves=width_reader:halves"])
+    assert rows_of(output)["a"].kinds == {"halves": ["half is 20"]}
+    assert rows_of(output)["a"].provenance["halves"]["model"] == "width_reader:halves"
+
+
+def test_preview(corpus: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "out" / "sheet.html"
+    (corpus / "images" / "b.jpg").rename(corpus / "images" / "b.gif")
+    ids = [key for key in IDS if key != "z"]
+    build(tmp_path, str(corpus), "--preview", str(sheet), "--preview_images", "7")
+    page = sheet.read_text(encoding="utf-8")
+    assert [html.unescape(found) for found in re.findall("<h2>(.*?)</h2>", page)] == ids
+    assert page.count('src="data:image/jpeg;base64,') == 4
+    assert "width 40" in page and "0.50" in page and "nothing found" in page
+    assert page.count('class="fault"') == 3
+    assert not re.findall(r"https?://|<script|@import", page)
+
+
+def test_previews_quote_what_they_show(tmp_path: Path) -> None:
+    (tmp_path / "width_reader.py").write_text(
+        "def evil(images):\n    return ['<script>alert(1)</script>&amp;\\ud83d']\n"
+    )
+    picture(40).save(tmp_path / "<b>.png")
+    arguments = ["--images", str(tmp_path / "<b>.png"), "--store", str(tmp_path / "store")]
+    main([*arguments, "--aligner", "x=width_reader:evil", "--preview", str(tmp_path / "sheet.html")])
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;?" in page and "<h2>&lt;b&gt;</h2>" in page
+
+
+def test_push_to_hub(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+
+    class Card:
+        text = ""
+
+        @classmethod
+        def load(cls, repository: str) -> Card:
+            return cls()
+
+        def push_to_hub(self, repository: str) -> None:
+            pushed["card"] = self.text
+
+    def push(self: datasets.Dataset, repository: str, config_name: str, private: bool) -> None:
+        pushed.update(rows=self.to_list(), to=(repository, config_name, private))
+
+    monkeypatch.setattr(datasets.Dataset, "push_to_hub", push)
+    monkeypatch.setattr(build_visual_context, "DatasetCard", Card)
+    build(tmp_path, str(corpus), "--push_to_hub", "me/contexts", "--private", "true")
+    assert pushed["to"] == ("me/contexts", "visual_context", True)
+    assert [row["id"] for row in pushed["rows"]] == IDS
+    assert pushed["rows"][0].keys() == {"id", "ocr", "provenance"}  # nothing of the gold
+    assert "| ocr | width | 1 |" in pushed["card"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kinds"),
+    [
+        ([], ["object_tags", "captions", "ocr"]),
+        (["--profile", "gpu"], ["object_tags", "captions", "ocr"]),
+        (["--ocr", "rapidocr"], ["ocr"]),
+        (["--kinds", "ocr", "captions"], ["ocr", "captions"]),
+        (["--profile", "cpu", "--captions", "none", "--aligner", "mood=a:b"], ["object_tags", "ocr", "mood"]),
+        (["--kinds", "captions", "--ocr", "rapidocr"], ["captions"]),
+        (["--ocr", "none"], []),
+    ],
+)
+def test_which_aligners_are_chosen(arguments: list[str], kinds: list[str]) -> None:
+    assert list(build_visual_context.recipes(parsed(arguments))) == kinds
+
+
+def parsed(arguments: list[str]) -> Any:
+    from transformers import HfArgumentParser
+
+    return HfArgumentParser(build_visual_context.BuildArguments).parse_args_into_dataclasses(arguments)[0]
+
+
+def test_settings_are_json_where_they_can_be() -> None:
+    chosen = build_visual_context.recipes(
+        parsed(
+            [
+                "--captions",
+                "a/b",
+                "--ocr",
+                "easyocr",
+                "--set",
+                "captions.num_captions=1",
+                "captions.prompt=a photo of",
+                "--set",
+                'ocr.languages=["en", "fr"]',
+            ]
+        )
+    )
+    assert chosen["captions"] == {"model": "a/b", "settings": {"num_captions": 1, "prompt": "a photo of"}}
+    assert chosen["ocr"]["settings"] == {"languages": ["en", "fr"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kinds", "mood"], "'mood' has no aligner: name one with --aligner mood=NAME"),
+        (["--aligner", "mood"], "expected KIND=NAME"),
+        (["--ocr", "rapidocr", "--set", "captions.x=1"], "KIND one of ocr"),
+        (["--ocr", "rapidocr", "--set", "ocr.beams=1"], "ocr: .*beams"),
+        (["--aligner", "mood=no_such_module_x:f"], "mood: no_such_module_x:f cannot be had"),
+        (["--ocr", "rapidocr", "--output", "contexts.csv"], r"contexts.csv: the name ends in neither .jsonl nor"),
+        (["--ocr", "rapidocr", "--batch_size", "0"], "batch_size is 0"),
+    ],
+)
+def test_what_is_wrong_is_named(corpus: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        main([str(corpus), "--store", str(tmp_path / "store"), *arguments])
+
+
+def test_images_come_from_one_place(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sources in ([], [str(corpus), "--images", str(corpus / "images")]):
+        with pytest.raises(SystemExit):
+            main([*sources, "--ocr", "rapidocr"])
+        assert "one of CORPUS, --images and --dataset" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"error: .*nowhere"):
-        main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "x.jsonl")])
+        main([str(tmp_path / "nowhere"), "--ocr", "rapidocr"])
     with pytest.raises(SystemExit, match=r"error: images_dir: there is no folder .*pictures"):
-        main([str(corpus), "--images_dir", str(tmp_path / "pictures"), "--output", str(tmp_path / "x.jsonl")])
-    assert not (tmp_path / "x.jsonl").exists()
+        main([str(corpus), "--images_dir", str(tmp_path / "pictures"), "--ocr", "rapidocr"])
+
+
+def test_ocr_for_real(corpus: Path, tmp_path: Path) -> None:
+    picture(320, "Lisbon").save(corpus / "images" / "a.png")
+    output = tmp_path / "contexts.jsonl"
+    main([str(corpus), "--ocr", "rapidocr", "--store", str(tmp_path / "store"), "--output", str(output)])
+    assert rows_of(output)["a"].kinds == {"ocr": ["Lisbon"]}
 
 
 def test_sample_posts_without_ocr(tmp_path: Path) -> None:
-    main(["sample_posts", "--ocr", "none", "--output", str(tmp_path / "contexts.jsonl")])
-    rows = rows_of(tmp_path / "contexts.jsonl")
+    output = tmp_path / "contexts.jsonl"
+    main(["sample_posts", "--ocr", "none", "--store", str(tmp_path / "store"), "--output", str(output)])
+    rows = rows_of(output)
     assert len(rows) > 100
     assert {kind for context in rows.values() for kind in context.kinds} == {"object_tags", "captions"}
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(30):
+        picture(50 + number).save(folder / f"{number:02}.png")
+    output = tmp_path / "contexts.jsonl"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command += ["dataset_scripts.build_visual_context", "--images", str(folder), "--output", str(output)]
+    command += ["--aligner", "ocr=width_reader:WidthReader", "--set", f"ocr.log={tmp_path / 'log'}"]
+    command += ["--store", str(tmp_path / "store"), "--batch_size", "2"]
+    root = str(Path(build_visual_context.__file__).parents[1])
+    environment = {"PYTHONPATH": f"{tmp_path}:{root}", "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "30 images (30 different): 30 built" in done.stdout and done.stdout.count("different") == 1
+    processes = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
+    assert len(processes) == 2 and shown(tmp_path) == list(range(50, 80))
+    assert [context.ocr for context in rows_of(output).values()] == [[f"width {50 + n}"] for n in range(30)]
+
+
+def test_report_for_people(tmp_path: Path) -> None:
+    picture(40).save(tmp_path / "a.png")
+    report = build(tmp_path, "--images", str(tmp_path / "a.png"))
+    assert report_text(report).splitlines() == [
+        "1 images (1 different): 1 built, 0 from store, 0 missing, 0 unreadable, 0 blank, 0 placeholder",
+        "ocr: 1 images with text, 0 without, 1 strings, by width",
+        "    a: width 40",
+    ]

@@ -322,7 +322,6 @@ def test_changes_against_the_post_alone_are_named() -> None:
 
 def test_the_command_reads_images(exported: Path, tmp_path: Path) -> None:
     class ReadsSize:
-        kind = "ocr"
         identity: dict[str, Any] = {"model": "size", "revision": None, "settings": {}}
 
         def __call__(self, images: Any) -> list[list[tuple[str, float]]]:

@@ -19,9 +19,12 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from dataset_scripts.context_store import ContextStore
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, VisualContext, VisualContextBuilder
+from modeling_ita.image_file import image_sha256
 from modeling_ita.pipeline_ita import LOOK_AHEAD
 
 TEXT = "😀 Phoenix 𝔘 tonight, 👍🏽 Obama @bob #NBA in Paris"
@@ -43,7 +46,6 @@ def seeing_pipe(pipe: ItaPipeline) -> ItaPipeline:
 class ReadsColours:
     """An aligner that reads a picture as the colour of its first pixel, and remembers how many it was shown."""
 
-    kind = "ocr"
     identity: dict[str, Any] = {"model": "colours", "revision": None, "settings": {}}
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class ReadsColours:
         return [[(" ".join(map(str, image.getpixel((0, 0)))), 1.0)] for image in images]  # type: ignore[arg-type]
 
 
-def picture(colour: str = "red") -> Image.Image:
+def picture(colour: str | tuple[int, int, int] = "red") -> Image.Image:
     image = Image.new("RGB", (32, 32), colour)
     image.paste("white", (8, 8, 24, 24))
     return image
@@ -277,23 +279,71 @@ def test_an_image_may_be_a_path_bytes_or_a_picture(seeing_pipe: ItaPipeline, tmp
 
 
 def test_images_are_read_in_batches_and_a_given_context_goes_first(seeing_pipe: ItaPipeline) -> None:
-    inputs: list[Any] = [{"text": "Phoenix", "image": picture()} for _ in range(11)]
+    inputs: list[Any] = [{"text": "Phoenix", "image": picture((255, 0, n))} for n in range(11)]
     inputs[4] = {"text": "Phoenix", "image": "no/such/file.png", "context": {"captions": ["a man"]}}
     inputs[5] = "Phoenix"
     inputs[6] = {"text": "Phoenix", "image": None, "context": None}
     results = seeing_pipe(inputs, return_context=True)
-    assert seeing_pipe.context_builder.ocr.batches == [8]
+    assert seeing_pipe.context_builder.aligners["ocr"].batches == [8]
     assert results[4]["context"]["captions"] == ["a man"]
     assert results[5] == results[6] != results[0]
-    assert results[0]["context"]["ocr"] == ["255 0 0"]
+    assert [results[n]["context"]["ocr"] for n in (0, 10)] == [["255 0 0"], ["255 0 10"]]
 
 
 def test_the_checkpoint_names_the_reader_and_text_alone_never_loads_it(pipe: ItaPipeline) -> None:
     pipe.processor.context_builder = {"ocr": {"model": "rapidocr", "settings": {"min_score": 0.25}}}
     pipe([TEXT, {"text": TEXT, "context": {"ocr": ["NBA"]}}])
     assert "context_builder" not in vars(pipe)
-    assert pipe.context_builder.ocr.min_score == 0.25
+    assert pipe.context_builder.aligners["ocr"].min_score == 0.25
     assert pipe.context_builder is pipe.context_builder
+
+
+def test_a_store_goes_before_the_aligners_and_their_packages(
+    pipe: ItaPipeline,
+    tiny_model: ItaForTokenClassification,
+    tiny_processor: ItaProcessor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known_image = image_sha256(encoded(picture("red")))
+
+    class Store:
+        """The one method that a store must have."""
+
+        def look_up(self, image_sha256: str, kind: str, identity: dict[str, Any]) -> Any:
+            origin = {"model": identity["model"], "revision": "3", "settings": {}, "date": "2026-01-01"}
+            known = {"image": ["readable"], "ocr": ["NBA", "GAME 7"]}
+            return (known[kind], [1.0] * len(known[kind]), origin) if image_sha256 == known_image else None
+
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    reading: Any = pipeline(
+        "token-classification",
+        model=tiny_model,
+        processor=copy.copy(tiny_processor),
+        pipeline_class=ItaPipeline,
+        context_store=Store(),
+        device="cpu",
+    )
+    reading.processor.context_builder = {"ocr": "rapidocr"}
+    result = reading({"text": TEXT, "image": encoded(picture("red"))}, return_context=True)
+    assert result["context"]["ocr"] == ["NBA", "GAME 7"]
+    assert result["context"]["provenance"]["ocr"]["revision"] == "3"
+    assert result["entities"] == pipe({"text": TEXT, "context": {"ocr": ["NBA", "GAME 7"]}})
+    with pytest.raises(ImportError, match="rapidocr"):
+        reading({"text": TEXT, "image": encoded(picture("blue"))})
+
+
+def test_what_is_built_live_is_added_to_the_store(
+    tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path: Path
+) -> None:
+    store = ContextStore(tmp_path / "store")
+    readers = []
+    for _ in range(2):
+        pipe = ItaPipeline(model=tiny_model, processor=copy.copy(tiny_processor), context_store=store, device="cpu")
+        readers.append(ReadsColours())
+        pipe.context_builder = VisualContextBuilder(ocr=readers[-1], store=pipe.context_store)
+        result: Any = pipe({"text": TEXT, "image": encoded(picture("red"))}, return_context=True)
+        assert result["context"]["ocr"] == ["255 0 0"]
+    assert [reader.batches for reader in readers] == [[1], []]
 
 
 def test_a_missing_package_is_an_error_with_the_command(pipe: ItaPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def test_training_commands_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", tmp_path / "home")
     images = tmp_path / "my_corpus" / "images"
     images.mkdir(parents=True)
     for split in ("train", "valid", "test"):
@@ -69,7 +70,7 @@ def test_training_commands_run(
         else:
             assert arguments[0] == "train.py"
             train.main([*arguments[1:], "--num_epochs", "1"])
-    assert "posts 12" in capsys.readouterr().out
+    assert "12 images (1 different): 1 built, 2 from store, 9 missing" in capsys.readouterr().out
     assert (tmp_path / "outputs" / "mine" / "report.json").is_file()
 
 

@@ -55,7 +55,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def flags(corpus: Path, encoder: str, output: Path, *more: str) -> list[str]:
     return [
         *("--dataset", "conll", "--data_dir", str(corpus), "--context_files", str(corpus / "contexts.jsonl")),
-        *("--encoder", encoder, "--output_dir", str(output), "--ocr", "none"),
+        *("--encoder", encoder, "--output_dir", str(output)),
         *("--num_epochs", "2", "--batch_size", "4", "--logging_steps", "1"),
         *more,
     ]
@@ -121,31 +121,46 @@ def test_accumulation_equals_one_large_batch(corpus: Path, still_encoder: str, t
 def test_two_processes_give_the_numbers_of_one(corpus: Path, still_encoder: str, tmp_path: Path) -> None:
     settings = ["--word_dropout", "0", "--learning_rate", "1e-3"]
     one = train.main(flags(corpus, still_encoder, tmp_path / "one", *settings))
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
+    # What `accelerate launch` starts on several GPUs; on CPUs it would start mpirun, or one process without a word.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run(
+    done = subprocess.run(
         [*command, str(ROOT / "train.py"), *flags(corpus, still_encoder, tmp_path / "two", *settings)],
-        check=True,
         env=environment,
         cwd=ROOT,
         capture_output=True,
+        text=True,
         timeout=240,
     )
+    assert done.returncode == 0, done.stderr[-4000:]
     two = json.loads((tmp_path / "two" / "report.json").read_text(encoding="utf-8"))
     for a, b in zip(one["history"]["steps"], two["history"]["steps"], strict=True):
         assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-3)
     assert two["scores"]["test"]["T"]["lenient"]["gold"] == 8  # every post once, not once a process
     for name, tensor in weights(tmp_path / "one").items():
         torch.testing.assert_close(tensor, weights(tmp_path / "two")[name], atol=1e-3, rtol=1e-2)
+
+
+def test_the_model_reads_images_as_its_contexts_were_made(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (corpus / "contexts.jsonl").read_text(encoding="utf-8").splitlines()]
+    reader = {"model": "rapidocr", "revision": "3.10.0", "settings": {"min_score": 0.25}}
+    teller = {"model": "some/captioner", "revision": "0" * 40, "settings": {"num_captions": 1}}
+    others = {"model": "some/other", "revision": "1" * 40, "settings": {}}
+    for number, row in enumerate(rows):
+        row["provenance"] = {
+            "ocr": {**reader, "image_sha256": str(number), "date": str(number)},
+            "captions": others if number == 0 else teller,
+            "object_tags": {"model": "scene"},
+            "unused": reader,
+        }
+    made = tmp_path / "contexts.jsonl"
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for choice, expected in (("contexts", {"captions": teller, "ocr": reader}), ("none", None)):
+        output = tmp_path / choice
+        more = ["--context_files", str(made), "--context_builder", choice, "--num_epochs", "1"]
+        train.main(flags(corpus, tiny_encoder, output, *more))
+        processor = json.loads((output / "model" / "processor_config.json").read_text(encoding="utf-8"))
+        assert processor["context_builder"] == expected
 
 
 @pytest.mark.parametrize("views", ["text", "cross"])

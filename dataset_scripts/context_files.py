@@ -1,0 +1,149 @@
+"""Files of visual contexts: JSON lines or Parquet, one row for every id."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+
+from dataset_scripts.conll import CorpusFault, found
+from modeling_ita.visual_context import VisualContext
+
+CONTEXT_FORMAT = '{"id": "…", "<kind>": ["…", …], …, "source": {"<kind>": "…"}}'
+CONTEXT_SUFFIXES = (".jsonl", ".parquet")
+
+
+def read_contexts(
+    paths: Sequence[str | os.PathLike[str]], faults: list[CorpusFault] | None = None
+) -> dict[str, VisualContext]:
+    """The visual contexts of several files by id; the kinds that they give for one id are put together.
+
+    Args:
+        paths: JSON lines or Parquet.
+        faults: where all faults are collected, the rows then passed over; None raises the first one.
+
+    Raises:
+        CorpusFault: a file holds no context, a row is malformed, or an id has the same kind twice.
+        ValueError: there is no such file, or it is not named as one of the two formats.
+    """
+    contexts: dict[str, VisualContext] = {}
+    for path in map(Path, paths):
+        check_context_file(path)
+        rows = list(_context_rows(path, faults))
+        if not rows:
+            found(CorpusFault(str(path), None, f"holds no context (expected rows {CONTEXT_FORMAT})"), faults)
+        for number, unit, row in rows:
+            try:
+                _add(row, contexts)
+            except ValueError as error:
+                found(CorpusFault(str(path), number, str(error), unit), faults, error)
+    return contexts
+
+
+def check_context_file(path: Path) -> None:
+    """Raise a ValueError if there is no such file, or it is not named as one of the two formats."""
+    if path.suffix not in CONTEXT_SUFFIXES:
+        raise ValueError(f"the context file {path} is neither {' nor '.join(CONTEXT_SUFFIXES)}")
+    if not path.is_file():
+        raise ValueError(f"there is no context file {path}")
+
+
+def join_contexts(first: VisualContext, second: VisualContext) -> VisualContext:
+    """Both contexts in one; a kind of which the second one knows is the second one's."""
+    known = second.kinds.keys() | second.provenance.keys()
+    kept = {kind: strings for kind, strings in first.kinds.items() if kind not in known}
+    origins = {kind: origin for kind, origin in first.provenance.items() if kind not in known}
+    return VisualContext({**kept, **second.kinds}, {**origins, **second.provenance})
+
+
+def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualContext]) -> bool:
+    """Write the contexts by id, as a whole or not at all; False if the file held just these before.
+
+    Raises:
+        ValueError: the file is named as neither of the two formats.
+    """
+    path = Path(path)
+    if path.suffix not in CONTEXT_SUFFIXES:
+        raise ValueError(f"{path}: the name ends in neither {' nor '.join(CONTEXT_SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if path.suffix == ".parquet":
+        context_dataset(contexts).to_parquet(temporary)
+    else:
+        with temporary.open("w", encoding="utf-8") as file:
+            for key, context in contexts.items():
+                file.write(json.dumps({"id": key, **context.to_dict()}, ensure_ascii=False) + "\n")
+    if path.exists() and path.read_bytes() == temporary.read_bytes():
+        temporary.unlink()
+        return False
+    temporary.replace(path)
+    return True
+
+
+def named_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:
+    """By kind, the aligner that made most of the contexts, as `VisualContextBuilder` takes it.
+
+    Kinds of which nothing but a name is known are left out: whoever made them cannot be asked again.
+    """
+    made: dict[str, Counter[str]] = {}
+    for context in contexts:
+        for kind, origin in context.provenance.items():
+            if origin.keys() >= {"model", "revision", "settings"}:
+                aligner = {key: origin[key] for key in ("model", "revision", "settings")}
+                made.setdefault(kind, Counter())[json.dumps(aligner, sort_keys=True)] += 1
+    return {kind: json.loads(counts.most_common(1)[0][0]) for kind, counts in made.items()}
+
+
+def context_dataset(contexts: Mapping[str, VisualContext]) -> datasets.Dataset:
+    """The contexts as a data set: `id`, a list of strings for every kind, and `provenance` as JSON.
+
+    It has nothing of the posts, neither words nor tags.
+    """
+    kinds = list(dict.fromkeys(kind for c in contexts.values() for kind in (*c.kinds, *c.provenance)))
+    text = datasets.Value("string")
+    features = {"id": text, **dict.fromkeys(kinds, datasets.List(text)), "provenance": text}
+    columns: dict[str, list[Any]] = {"id": list(contexts)}
+    for kind in kinds:
+        columns[kind] = [context.kinds.get(kind, []) for context in contexts.values()]
+    columns["provenance"] = [json.dumps(context.provenance, ensure_ascii=False) for context in contexts.values()]
+    return datasets.Dataset.from_dict(columns, datasets.Features(features))
+
+
+def _context_rows(path: Path, faults: list[CorpusFault] | None) -> Iterator[tuple[int, str, Any]]:
+    if path.suffix == ".parquet":
+        try:
+            rows = pyarrow.parquet.read_table(str(path)).to_pylist()
+        except pyarrow.ArrowInvalid as error:
+            found(CorpusFault(str(path), None, f"is not a Parquet file: {error}"), faults, error)
+            return
+        yield from ((number, "row", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, "line", json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            found(CorpusFault(str(path), number, f"{error} (expected {CONTEXT_FORMAT})"), faults, error)
+
+
+def _add(row: Any, contexts: dict[str, VisualContext]) -> None:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
+        raise ValueError(f"the row has no id that is a string (expected {CONTEXT_FORMAT})")
+    try:
+        added = VisualContext.from_dict(row)
+    except ValueError as error:
+        raise ValueError(f"{error} (expected {CONTEXT_FORMAT})") from error
+    known = contexts.get(row["id"], VisualContext())
+    twice = sorted(known.kinds.keys() & added.kinds.keys())
+    if twice:
+        raise ValueError(f"{row['id']!r} already has the kind {twice[0]!r} (expected every kind of an id once)")
+    origins = {**known.provenance, **added.provenance}
+    origins.update((kind, origin) for kind, origin in known.provenance.items() if kind in known.kinds)
+    contexts[row["id"]] = VisualContext({**known.kinds, **added.kinds}, origins)

@@ -1,0 +1,91 @@
+"""A contact sheet: images with what the aligners said of them, as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+body { margin: 0 auto; max-width: 90rem; padding: 1rem; font: 15px/1.4 system-ui, sans-serif; }
+h1 { font-size: 1.3rem; } table { border-collapse: collapse; } .scroll { overflow-x: auto; }
+td, th { padding: .15rem .8rem .15rem 0; text-align: left; } th { color: var(--soft); font-weight: normal; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
+main { margin-top: 1rem; }
+article { border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; }
+article img { display: block; width: 100%; height: 13rem; object-fit: contain; background: #8882; }
+article div { padding: .6rem .8rem; overflow-wrap: anywhere; } h2 { font-size: .9rem; margin: 0 0 .3rem; }
+h3 { font-size: .75rem; margin: .5rem 0 0; color: var(--soft); font-weight: normal; }
+ul { margin: 0; padding: 0; list-style: none; } li { display: flex; justify-content: space-between; gap: .6rem; }
+.score { font-variant-numeric: tabular-nums; } .none, .fault, .score { color: var(--soft); }
+.fault { padding: 1.5rem 0; margin: 0; }
+"""
+
+
+class Card(NamedTuple):
+    """An image of the sheet.
+
+    Attributes:
+        id: the image's id.
+        thumbnail: a data URI; empty if the image could not be opened.
+        fault: why it has no context; empty if it may have one.
+        strings: by kind, the strings with their scores.
+    """
+
+    id: str
+    thumbnail: str
+    fault: str
+    strings: Mapping[str, Sequence[tuple[str, float]]]
+
+
+def write_preview(
+    path: str | os.PathLike[str],
+    cards: Sequence[Card],
+    aligners: Mapping[str, Mapping[str, Any]],
+    counts: Mapping[str, int],
+) -> None:
+    """Write the sheet.
+
+    Args:
+        path: the HTML file.
+        cards: the images.
+        aligners: by kind, the identity of its aligner.
+        counts: what became of all images, of which the cards may be the first few.
+    """
+    said = "".join(
+        f"<tr><th>{_text(kind)}</th><td>{_text(who['model'])}</td><td>{_text(who['revision'] or '')}</td></tr>"
+        for kind, who in aligners.items()
+    )
+    numbers = "".join(f"<tr><th>{_text(what)}</th><td>{count:,}</td></tr>" for what, count in counts.items())
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Visual contexts</title><style>{_STYLE}</style></head>
+<body><h1>Visual contexts: {len(cards):,} of {counts["images"]:,} images</h1>
+<div class="scroll"><table>{said}</table></div>
+<details><summary>What became of the images</summary><table>{numbers}</table></details>
+<main>{"".join(map(_card, cards))}</main></body></html>
+"""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _card(card: Card) -> str:
+    picture = f'<img loading="lazy" alt="{_text(card.id)}" src="{card.thumbnail}">' if card.thumbnail else ""
+    kinds = "".join(f"<h3>{_text(kind)}</h3>{_strings(strings)}" for kind, strings in card.strings.items())
+    fault = card.fault and f'<p class="fault">{_text(card.fault)}</p>'
+    return f"<article>{picture}<div><h2>{_text(card.id)}</h2>{fault}{kinds}</div></article>"
+
+
+def _strings(strings: Sequence[tuple[str, float]]) -> str:
+    if not strings:
+        return '<span class="none">nothing found</span>'
+    rows = (f'<li>{_text(text)} <span class="score">{score:.2f}</span></li>' for text, score in strings)
+    return f"<ul>{''.join(rows)}</ul>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value).encode("utf-8", "replace").decode())

@@ -1,0 +1,454 @@
+"""Object tags: what a detector finds in an image, with attributes ("red", "wooden") before the noun."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoModelForObjectDetection,
+    AutoModelForZeroShotImageClassification,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+    PretrainedConfig,
+)
+
+from .captioner import FAMILIES, florence_answer, generate
+from .pretrained import PretrainedAligner
+
+NO_LABELS = ("", "N/A")  # COCO's labels skip numbers, and some checkpoints fill the gaps
+MIN_CROP = 8  # pixels; of the crop of a smaller box no attribute can be told
+FLORENCE_TOKENS = 1024
+ATTRIBUTES = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "golden",
+    "wooden", "metal", "glass", "plastic", "leather", "stone", "brick", "paper", "furry",
+    "striped", "spotted", "colorful", "shiny", "transparent",
+    "large", "small", "tall", "long", "round",
+    "young", "old", "new", "broken", "dirty", "wet", "open", "closed", "empty", "full",
+    "smiling", "standing", "sitting", "running",
+)  # fmt: skip
+"""Colours, materials, looks, shapes, ages, states and poses."""
+
+ATTRIBUTE_MODELS = ("clip", "metaclip_2", "siglip", "siglip2")
+MAX_BATCH = 64  # images that are compared at once
+
+
+class AttributeTagger(PretrainedAligner):
+    """Attributes of an image (of an object's crop, for `ObjectTagger`), by CLIP or SigLIP without training.
+
+    Each attribute stands for "a photo of a red car". CLIP's scores are a softmax over them all and the neutral
+    "a photo of a car", which takes what no attribute explains; SigLIP's are a sigmoid each.
+
+    Args:
+        model: a repository on the Hub, or a local folder.
+        revision: branch, tag or commit of the repository; None is its main branch.
+        attributes: the attributes to choose from; None is `ATTRIBUTES`.
+        max_attributes: most attributes of an image.
+        min_score: a score, in [0, 1], that attributes must exceed. 0.2 is for CLIP with some forty attributes; SigLIP
+            is rarely as sure of anything.
+        dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
+        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+
+    Raises:
+        ValueError: `attributes` is one string, empty, or holds what is no text; or the dtype is unknown.
+    """
+
+    auto_class = AutoModelForZeroShotImageClassification
+    takes = "CLIP or SigLIP"
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-base-patch32",
+        revision: str | None = None,
+        attributes: Sequence[str] | None = None,
+        max_attributes: int = 1,
+        min_score: float = 0.2,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(model, revision, dtype, device)
+        self.attributes = _list_of_words("attributes", ATTRIBUTES if attributes is None else attributes)
+        self.max_attributes = max_attributes
+        self.min_score = min_score
+        self._sentences: dict[str, torch.Tensor] = {}  # noun → (attributes + 1, width), the neutral sentence last
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`attributes`, `max_attributes` and `min_score`."""
+        return {"attributes": self.attributes, "max_attributes": self.max_attributes, "min_score": self.min_score}
+
+    def __call__(
+        self, images: Sequence[Image.Image], nouns: Sequence[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """For every RGB image its attributes, best first, with scores in [0, 1].
+
+        Args:
+            images: the images.
+            nouns: what each of them shows; None is "thing" for all.
+
+        Raises:
+            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
+            ValueError: the checkpoint is neither CLIP nor SigLIP.
+        """
+        nouns = ["thing"] * len(images) if nouns is None else nouns
+        found = []
+        for start in range(0, len(images), MAX_BATCH):
+            found += self._compare(images[start : start + MAX_BATCH], nouns[start : start + MAX_BATCH])
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings without the checkpoint and what it made of the sentences."""
+        return {**super().__getstate__(), "_sentences": {}}
+
+    def _can_use(self, config: PretrainedConfig) -> bool:
+        return config.model_type in ATTRIBUTE_MODELS
+
+    @torch.inference_mode()
+    def _compare(self, images: Sequence[Image.Image], nouns: Sequence[str]) -> list[list[tuple[str, float]]]:
+        model = self.checkpoint.model
+        inputs = self.checkpoint.processor(images=list(images), return_tensors="pt").to(model.device, model.dtype)
+        pictures = _directions(model.get_image_features(**inputs))  # (images, width)
+        sentences = torch.stack([self._sentences_about(noun) for noun in nouns])  # (images, attributes + 1, width)
+        logits = torch.einsum("iw,iaw->ia", pictures, sentences) * model.logit_scale.float().exp()
+        is_siglip = hasattr(model, "logit_bias")
+        scores = (logits + model.logit_bias.float()).sigmoid() if is_siglip else logits.softmax(-1)
+        best = scores[:, :-1].sort(dim=-1, descending=True, stable=True)
+        return [
+            [
+                (self.attributes[i], score)
+                for i, score in zip(order[: self.max_attributes], row[: self.max_attributes], strict=True)
+                if score > self.min_score
+            ]
+            for order, row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _sentences_about(self, noun: str) -> torch.Tensor:
+        if noun not in self._sentences:
+            model = self.checkpoint.model
+            things = [*(f"{attribute} {noun}" for attribute in self.attributes), noun]
+            inputs = self.checkpoint.processor(
+                text=[f"a photo of {'an' if thing[0] in 'aeiouAEIOU' else 'a'} {thing}" for thing in things],
+                padding="max_length",  # as SigLIP has learned them
+                truncation=True,
+                max_length=model.config.text_config.max_position_embeddings,
+                return_tensors="pt",
+            )
+            self._sentences[noun] = _directions(model.get_text_features(**inputs.to(model.device)))
+        return self._sentences[noun]
+
+
+def _directions(features: Any) -> torch.Tensor:
+    features = getattr(features, "pooler_output", features).float()
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def _list_of_words(name: str, words: Sequence[str]) -> list[str]:
+    """The words as a list, with single spaces inside.
+
+    Raises:
+        ValueError: they are one string, none at all, or hold what is no text.
+    """
+    if isinstance(words, str):
+        raise ValueError(f"{name} must be a list of strings, got one string: write [{words!r}]")
+    if not words or not all(isinstance(word, str) and any(map(str.isalnum, word)) for word in words):
+        raise ValueError(f"{name} must be a list of strings with letters in them, got {list(words)!r}")
+    return [" ".join(word.split()) for word in words]
+
+
+class DetectedObject(NamedTuple):
+    """What a detector found: label, score in [0, 1], and its box in pixels, which may reach beyond the image."""
+
+    label: str
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+Objects: TypeAlias = list[list[DetectedObject]]
+
+
+class ObjectTagger(PretrainedAligner):
+    """Objects in an image (method §2, local alignment), most confident first.
+
+    The checkpoint's architecture decides how it is asked:
+
+    - detectors of fixed classes (RT-DETR v2, D-FINE, DETR …) name what they find by their own labels, so the data that
+      they are trained on decides about the tags: 80 classes of COCO, 365 of Objects365;
+    - open-vocabulary detectors (OWLv2, OWL-ViT, Grounding DINO, MM Grounding DINO) look for `tags`;
+    - Florence-2 writes what it finds and does not say how sure it is of a box: all objects of an image have the score
+      of the sequence, stand in its order, and `min_score` leaves out none.
+
+    Args:
+        model: a repository on the Hub, or a local folder.
+        revision: branch, tag or commit of the repository; None is its main branch.
+        min_score: a score, in [0, 1], that objects must exceed. The method's 0.2 is for VinVL; 0.3 suits RT-DETR,
+            D-FINE and Grounding DINO, DETR is surer of itself (0.7), OWL less sure (0.15).
+        max_objects: most tags of an image.
+        duplicates: keep a tag as often as it was found; otherwise once, where it is most confident.
+        tags: nouns that an open-vocabulary detector looks for; None for all others.
+        attributes: an `AttributeTagger`, or the dictionary `{"model": …, "revision": …, "settings": {…}}` of one,
+            which puts attributes before the noun ("red car"); None is nouns alone.
+        task: Florence-2's task, `"<OD>"` or `"<DENSE_REGION_CAPTION>"`; None is `"<OD>"`. Others have no tasks.
+        dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
+        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+
+    Raises:
+        ValueError: `tags` is one string, empty, or holds what is no text; `max_objects` is less than 1; or the dtype
+            is unknown.
+    """
+
+    takes = (
+        "a detector of fixed classes (RT-DETR v2, D-FINE, DETR …), an open-vocabulary detector (OWLv2, OWL-ViT, "
+        "Grounding DINO, MM Grounding DINO) or Florence-2"
+    )
+
+    def __init__(
+        self,
+        model: str = "PekingU/rtdetr_v2_r18vd",
+        revision: str | None = None,
+        min_score: float = 0.3,
+        max_objects: int = 10,
+        duplicates: bool = False,
+        tags: Sequence[str] | None = None,
+        attributes: AttributeTagger | Mapping[str, Any] | None = None,
+        task: str | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(model, revision, dtype, device)
+        if max_objects < 1:
+            raise ValueError(f"max_objects must be at least 1, got {max_objects}")
+        self.min_score = min_score
+        self.max_objects = max_objects
+        self.duplicates = duplicates
+        self.tags = None if tags is None else _list_of_words("tags", tags)
+        if isinstance(attributes, Mapping):
+            settings = {"device": self.device, **attributes.get("settings", {})}
+            attributes = AttributeTagger(attributes["model"], attributes.get("revision"), **settings)
+        self.attributes = attributes
+        self.task = task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`min_score`, `max_objects`, `duplicates`, `tags`, `task`, and of `attributes` its identity."""
+        return {
+            "min_score": self.min_score,
+            "max_objects": self.max_objects,
+            "duplicates": self.duplicates,
+            "tags": self.tags,
+            "attributes": self.attributes and self.attributes.identity,
+            "task": self.task,
+        }
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        """For every RGB image its object tags with scores in [0, 1].
+
+        Raises:
+            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
+            ValueError: the checkpoint's architecture is none of those above, an open-vocabulary detector has no `tags`
+                or more than it can read, another one has `tags`, or the task finds no objects.
+        """
+        return [
+            [(found.label, found.score) for found in self._choose(image, objects)]
+            for image, objects in zip(images, self.detect(images), strict=True)
+        ]
+
+    def detect(self, images: Sequence[Image.Image]) -> Objects:
+        """For every RGB image all objects above `min_score` with their boxes, most confident first."""
+        if not images:
+            return []
+        detector = self._detector
+        if detector.open_vocabulary and not self.tags:
+            raise ValueError(f"{self._what_it_is}, which finds what it is told to look for: pass tags=['person', …]")
+        if self.tags and not detector.open_vocabulary:
+            raise ValueError(
+                f"{self._what_it_is}, which has labels of its own: leave tags= out, or name an open-vocabulary "
+                "detector (OWLv2, Grounding DINO …) in model="
+            )
+        return detector.detect(self, images)
+
+    @property
+    def auto_class(self) -> Any:
+        """The class of transformers that the checkpoint is loaded by."""
+        return self._detector.auto_class
+
+    @property
+    def processor_class(self) -> Any:
+        """The class of transformers that its processor is loaded by."""
+        return self._detector.processor_class
+
+    def _can_use(self, config: PretrainedConfig) -> bool:
+        return config.model_type in OPEN_DETECTORS or type(config) in AutoModelForObjectDetection._model_mapping
+
+    @property
+    def _detector(self) -> Detector:
+        if not self._can_use(self.config):
+            raise ValueError(f"{self._what_it_is}: {self._what_it_takes}")
+        return OPEN_DETECTORS.get(self.config.model_type, FIXED)
+
+    def _choose(self, image: Image.Image, objects: list[DetectedObject]) -> list[DetectedObject]:
+        """At most `max_objects`, with their attributes; the same tag once, if so asked."""
+        if self.duplicates:
+            return self._with_attributes(image, objects[: self.max_objects])
+        chosen: dict[str, DetectedObject] = {}
+        for found in self._with_attributes(image, objects):
+            chosen.setdefault(found.label, found)
+        return list(chosen.values())[: self.max_objects]
+
+    def _with_attributes(self, image: Image.Image, objects: list[DetectedObject]) -> list[DetectedObject]:
+        if self.attributes is None:
+            return objects
+        crops = {i: image.crop(box) for i, found in enumerate(objects) if (box := _crop_box(found, image.size))}
+        attributes = self.attributes(list(crops.values()), [objects[i].label for i in crops])
+        words = {i: [word for word, _ in of_one] for i, of_one in zip(crops, attributes, strict=True)}
+        return [found._replace(label=" ".join([*words.get(i, []), found.label])) for i, found in enumerate(objects)]
+
+
+def _crop_box(found: DetectedObject, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The box in whole pixels, as far as it lies inside the image; None if too little of it does."""
+    corners = (found.left, found.top, found.right, found.bottom)
+    if not all(math.isfinite(corner) for corner in corners):
+        return None
+    width, height = size
+    left, top = max(0, math.floor(found.left)), max(0, math.floor(found.top))
+    right, bottom = min(width, math.ceil(found.right)), min(height, math.ceil(found.bottom))
+    return (left, top, right, bottom) if right - left >= MIN_CROP and bottom - top >= MIN_CROP else None
+
+
+class Detector(NamedTuple):
+    """How detectors of one make are loaded and asked."""
+
+    auto_class: Any
+    processor_class: Any
+    open_vocabulary: bool
+    detect: Callable[[ObjectTagger, Sequence[Image.Image]], Objects]
+
+
+@torch.inference_mode()
+def _run(
+    tagger: ObjectTagger, images: Sequence[Image.Image], **text: Any
+) -> Iterator[tuple[list[int], Any, Any, torch.Tensor]]:
+    """Run the model on images of one size at a time: their places, inputs, outputs and sizes (height, width).
+
+    Some processors pad images to the largest of the batch; then what is found in one would depend on the others.
+    """
+    model, processor = tagger.checkpoint.model, tagger.checkpoint.processor
+    prepared = [processor(images=image, return_tensors="pt", **text) for image in images]
+    same_size: dict[tuple[int, ...], list[int]] = {}
+    for i, inputs in enumerate(prepared):
+        same_size.setdefault(tuple(inputs["pixel_values"].shape), []).append(i)
+    for places in same_size.values():
+        inputs = {name: torch.cat([prepared[i][name] for i in places]).to(model.device) for name in prepared[0]}
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        outputs = model(**inputs)
+        # Pixels of a large image are finer than what half precision can tell apart.
+        outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
+        yield places, inputs, outputs, torch.tensor([images[i].size[::-1] for i in places], device=model.device)
+
+
+def _sorted_objects(labels: Sequence[str], scores: torch.Tensor, boxes: torch.Tensor) -> list[DetectedObject]:
+    objects = [
+        DetectedObject(" ".join(label.split()), score, *box)
+        for label, score, box in zip(labels, scores.tolist(), boxes.tolist(), strict=True)
+    ]
+    objects.sort(key=lambda found: -found.score)
+    return [found for found in objects if found.label not in NO_LABELS]
+
+
+def _detect_fixed(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
+    names: Any = tagger.config.id2label
+    found: Objects = [[] for _ in images]
+    for places, _, outputs, sizes in _run(tagger, images):
+        results = tagger.checkpoint.processor.post_process_object_detection(
+            outputs, threshold=tagger.min_score, target_sizes=sizes
+        )
+        for i, of_one in zip(places, results, strict=True):
+            labels = [names[label] for label in of_one["labels"].tolist()]
+            found[i] = _sorted_objects(labels, of_one["scores"], of_one["boxes"])
+    return found
+
+
+def _detect_owl(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
+    tags = tagger.tags or []
+    found: Objects = [[] for _ in images]
+    text = [[f"a photo of a {tag}" for tag in tags]]
+    for places, _, outputs, sizes in _run(tagger, images, text=text, truncation=True):
+        results = tagger.checkpoint.processor.post_process_grounded_object_detection(
+            outputs, threshold=tagger.min_score, target_sizes=sizes, text_labels=[tags] * len(places)
+        )
+        for i, of_one in zip(places, results, strict=True):
+            found[i] = _sorted_objects(of_one["text_labels"], of_one["scores"], of_one["boxes"])
+    return found
+
+
+def _detect_grounding(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
+    tags = tagger.tags or []
+    found: Objects = [[] for _ in images]
+    text = " ".join(re.sub("[.?]", " ", tag.lower()) + "." for tag in tags)  # either would end the tag
+    processor, most = tagger.checkpoint.processor, tagger.config.max_text_len
+    tokens = processor.tokenizer(text)["input_ids"]
+    if len(tokens) > most:
+        raise ValueError(
+            f"{len(tags)} tags are {len(tokens)} tokens, {tagger.model} reads {most}: give fewer, or take OWLv2, "
+            "which reads each by itself"
+        )
+    for places, inputs, outputs, sizes in _run(tagger, images, text=text):
+        results = processor.post_process_grounded_object_detection(
+            outputs, inputs["input_ids"], tagger.min_score, target_sizes=sizes
+        )
+        of_tokens = outputs.logits.sigmoid()  # (images, queries, tokens)
+        best = _by_tag(of_tokens, tokens, processor.tokenizer.convert_tokens_to_ids(".")).argmax(-1)
+        kept = of_tokens.amax(-1) > tagger.min_score  # as the processor keeps them
+        for i, of_one, row, is_kept in zip(places, results, best, kept, strict=True):
+            labels = [tags[tag] for tag in row[is_kept].tolist()]
+            found[i] = _sorted_objects(labels, of_one["scores"], of_one["boxes"])
+    return found
+
+
+def _by_tag(of_tokens: torch.Tensor, tokens: list[int], stop: int) -> torch.Tensor:
+    """Scores of tokens (images, queries, tokens) → scores of tags (images, queries, tags), each its best token's.
+
+    The processor's own labels are all tokens above a threshold: of a low one parts of several tags, of a high one half
+    a tag.
+    """
+    stops = [i for i, token in enumerate(tokens) if token == stop]
+    starts = [1, *(i + 1 for i in stops[:-1])]  # after [CLS]
+    of_tags = [of_tokens[..., start:end].amax(-1) for start, end in zip(starts, stops, strict=True)]
+    return torch.stack(of_tags, dim=-1)
+
+
+def _detect_florence(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
+    task = tagger.task or "<OD>"
+    most = min(FLORENCE_TOKENS, tagger.config.text_config.max_position_embeddings)
+    found: Objects = []
+    answers = generate(tagger.checkpoint, FAMILIES["florence2"], images, task, max_new_tokens=most)
+    for image, [(tokens, score)] in zip(images, answers, strict=True):
+        answer = florence_answer(tagger.checkpoint.processor, tokens, task, image)
+        if not isinstance(answer, dict) or {"bboxes", "labels"} - answer.keys():
+            raise ValueError(f"{task} is not a task that finds objects: take '<OD>' or '<DENSE_REGION_CAPTION>'")
+        boxes = torch.tensor(answer["bboxes"]).reshape(-1, 4)
+        # Of a box too many without a name the processor makes the name "loc_12>".
+        names = ["" if re.match(r"loc_\d+>", name) else name for name in answer["labels"]]
+        found.append(_sorted_objects(names, torch.full((len(boxes),), score), boxes))
+    return found
+
+
+FIXED = Detector(AutoModelForObjectDetection, AutoImageProcessor, False, _detect_fixed)
+OWL = Detector(AutoModelForZeroShotObjectDetection, AutoProcessor, True, _detect_owl)
+GROUNDING = Detector(AutoModelForZeroShotObjectDetection, AutoProcessor, True, _detect_grounding)
+FLORENCE = Detector(AutoModelForImageTextToText, AutoProcessor, False, _detect_florence)
+OPEN_DETECTORS = {
+    "owlvit": OWL,
+    "owlv2": OWL,
+    "grounding-dino": GROUNDING,
+    "mm-grounding-dino": GROUNDING,
+    "florence2": FLORENCE,
+}
