@@ -18,7 +18,8 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a post with two pictures
-	$(BIN)/python -m dataset_scripts.build_visual_context sample_posts --ocr rapidocr --output $(OUTPUT)/contexts.jsonl
+	$(BIN)/python -m dataset_scripts.build_visual_context sample_posts --ocr rapidocr --store $(OUTPUT)/store \
+		--output $(OUTPUT)/contexts.jsonl --preview $(OUTPUT)/contexts.html
 	$(BIN)/python train.py --context_files $(OUTPUT)/contexts.jsonl --output_dir $(OUTPUT) \
 		--learning_rate 2e-4 --num_epochs 16 --resume_from_checkpoint last
 	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "my whole feed is Alexandria rn" \

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, HfArgumentParser
 
 import train
-from dataset_scripts import build_visual_context
+from dataset_scripts import audit, build_visual_context
 from hub_card.export import export_model
-from modeling_ita import ItaForTokenClassification, ItaProcessor
+from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder
 
 ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,11 +41,17 @@ def test_python_blocks_run_one_after_the_other(
     export_model(tiny_model, processor, tmp_path / "outputs" / "quickstart" / "model")
     namespace: dict[str, Any] = {}
     found = blocks("python")
-    assert len(found) >= 3
+    assert len(found) >= 6
+    monkeypatch.syspath_prepend(str(tmp_path))
     for block in found:
+        if block.startswith("# my_contexts.py"):
+            (tmp_path / "my_contexts.py").write_text(block, encoding="utf-8")
+            continue
         exec(block.replace('"xlm-roberta-base"', repr(tiny_encoder)), namespace)
     assert namespace["output"].cva_loss is not None
     assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"]
+    said = namespace["processor"].tokenizer.decode(namespace["batch"]["cross_input_ids"][0])
+    assert re.sub(r"\W", "", said).endswith("tonightSEPPHOENIX9891SEPabrightpictureSEP")
 
 
 def test_training_commands_run(
@@ -58,13 +64,16 @@ def test_training_commands_run(
     images.mkdir(parents=True)
     for split in ("train", "valid", "test"):
         draw_arena(images / f"{split}0.jpg")
-        posts = [f"IMGID:{split}{i}\nPhoenix\tB-ORG\ntonight\tO\n" for i in range(4)]
+        posts = [f"IMGID:{split}{i}\nPhoenix\tB-ORG\n{split}{i}\tO\n" for i in range(4)]
         (tmp_path / "my_corpus" / f"{split}.txt").write_text("\n".join(posts), encoding="utf-8")
     [block] = [block for block in blocks("bash") if "my_corpus" in block]
     for command in block.replace("\\\n", " ").strip().split("\n"):
         program, *arguments = shlex.split(command.replace("microsoft/deberta-v3-base", tiny_encoder))
         assert program == "python"
         if arguments[0] == "-m":
+            if arguments[1] == audit.__name__:
+                assert audit.main(arguments[2:]) == 0
+                continue
             assert arguments[1] == build_visual_context.__name__
             build_visual_context.main(arguments[2:])
         else:
@@ -72,6 +81,17 @@ def test_training_commands_run(
             train.main([*arguments[1:], "--num_epochs", "1"])
     assert "12 images (1 different): 1 built, 2 from store, 9 missing" in capsys.readouterr().out
     assert (tmp_path / "outputs" / "mine" / "report.json").is_file()
+
+
+def test_every_command_that_reads_images_names_aligners_that_exist() -> None:
+    commands = re.findall(r"-m dataset_scripts\.build_visual_context ([^`\n]*)", README)
+    assert len(commands) >= 5
+    for command in commands:
+        arguments = [argument for argument in shlex.split(command.rstrip("\\")) if argument != "…"]
+        parser = HfArgumentParser(build_visual_context.BuildArguments)  # type: ignore[arg-type]
+        parser.add_argument("corpus", nargs="?")
+        chosen, _ = parser.parse_args_into_dataclasses(arguments)
+        VisualContextBuilder(**build_visual_context.recipes(chosen))
 
 
 def test_every_train_command_has_settings_that_exist() -> None:
@@ -90,4 +110,5 @@ def test_make_targets_and_files_exist() -> None:
     for path in re.findall(r"`((?:modeling_ita|dataset_scripts|hub_card|benchmarks)/[\w./]*|train\.py)`", README):
         assert (ROOT / path).exists(), path
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+        headings = [re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)]
+        assert link[1:] in headings if link.startswith("#") else (ROOT / link).exists(), link
