@@ -26,7 +26,7 @@ from modeling_ita.image_file import ImageSource, UnreadableImage, open_image
 from modeling_ita.visual_context import ExaminedImage, VisualContextBuilder
 
 WINDOW = 4  # batches whose images are sorted by size together
-MAX_HELD_PIXELS = 48_000_000  # of opened images that wait; three bytes each
+MAX_HELD_PIXELS = 32_000_000  # of opened images that wait; three bytes each
 THUMBNAIL = 280  # pixels
 ABANDONED = 24 * 3600  # seconds after which the records of a run have nobody who reads them
 

@@ -18,8 +18,8 @@ from typing import TypeAlias, cast
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-MAX_PIXELS = 64_000_000
-MAX_WEBP_PIXELS = 40_000_000  # its decoder holds four copies
+MAX_PIXELS = 50_000_000
+MAX_WEBP_PIXELS = 25_000_000  # its decoder holds four copies
 MAX_BYTES = 100 * 2**20
 MAX_SIDE = 2560  # pixels; no aligner looks at more
 STRIP_PIXELS = 4_000_000
@@ -52,7 +52,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_side: int 
 
     Args:
         source: a path, a file's bytes, or a PIL image.
-        max_pixels: most pixels (width × height) that are decoded; of WebP never more than 40 million.
+        max_pixels: most pixels (width × height) that are decoded; of WebP never more than 25 million.
         max_side: an image whose longer side has more pixels is reduced to this.
 
     Raises:

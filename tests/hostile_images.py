@@ -104,7 +104,7 @@ def bombs() -> dict[str, tuple[str, bytes]]:
         "profile-bomb.png": ("unreadable", png((160, 120), pixels=zeros, before=profile)),
         "huge-screen.gif": ("unreadable", b"GIF89a\xff\xff\xff\xff" + encoded(picture(), "GIF")[10:]),
         "claims-65500-squared.jpg": ("unreadable", claims_jpeg(encoded(picture(), "JPEG"), 65_500)),
-        "claims-8000-squared.jpg": ("readable", claims_jpeg(encoded(picture(), "JPEG"), 7_999)),
+        "claims-7000-squared.jpg": ("readable", claims_jpeg(encoded(picture(), "JPEG"), 6_999)),
         "claims-2-to-30.bmp": ("unreadable", claims_bmp(2**30)),
         "claims-7000-squared.bmp": ("unreadable", claims_bmp(7_000)),
         "strip-beyond-the-end.tif": ("unreadable", tiff(tiff_tags(160, 120, 2**31))),
@@ -135,16 +135,16 @@ def large_images() -> dict[str, tuple[str, bytes]]:
 
     def striped(bits: int, colour: int, row: bytes) -> bytes:
         squeeze = zlib.compressobj(1)
-        pixels = b"".join(squeeze.compress(b"\0" + row) for _ in range(8_000)) + squeeze.flush()
-        return png((8_000, 8_000), bits, colour, pixels)
+        pixels = b"".join(squeeze.compress(b"\0" + row) for _ in range(7_000)) + squeeze.flush()
+        return png((7_000, 7_000), bits, colour, pixels)
 
     four = encoded(gradient("CMYK"), "JPEG", progressive=True)
-    clear = Image.new("RGBA", (8_000, 4_900), (0, 9, 200, 99))
+    clear = Image.new("RGBA", (6_200, 4_000), (0, 9, 200, 99))
     return {
-        "64-megapixels-16-bit.png": ("readable", striped(16, 0, bytes(8_000) + b"\x0f\xff" * 4_000)),
-        "64-megapixels-rgba.png": ("readable", striped(8, 6, b"\0\x40\x80\xff" * 4_000 + b"\xff" * 16_000)),
-        "64-megapixels-progressive.jpg": ("readable", claims_jpeg(four, 8_000)),
-        "39-megapixels.webp": ("blank", encoded(clear, "WEBP", lossless=True, quality=0, method=0)),
+        "49-megapixels-16-bit.png": ("readable", striped(16, 0, bytes(7_000) + b"\x0f\xff" * 3_500)),
+        "49-megapixels-rgba.png": ("readable", striped(8, 6, b"\0\x40\x80\xff" * 3_500 + b"\xff" * 14_000)),
+        "49-megapixels-progressive.jpg": ("readable", claims_jpeg(four, 7_000)),
+        "25-megapixels.webp": ("blank", encoded(clear, "WEBP", lossless=True, quality=0, method=0)),
     }
 
 
@@ -231,7 +231,7 @@ def write_hostile_images(folder: Path, large: bool = True) -> dict[str, str]:
 
     Args:
         folder: where to write; it exists.
-        large: also write the images of up to 64 million pixels, which take some seconds to make.
+        large: also write the images of up to 50 million pixels, which take some seconds to make.
     """
     files = {**truncated_files(), **bombs(), **odd_images(), **no_images(), **(large_images() if large else {})}
     states = {}

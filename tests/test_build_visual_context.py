@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from hostile_images import write_hostile_images
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset_scripts import build_visual_context
@@ -507,6 +510,46 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     processes = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
     assert len(processes) == 2 and shown(tmp_path) == list(range(50, 80))
     assert [context.ocr for context in rows_of(output).values()] == [[f"width {50 + n}"] for n in range(30)]
+
+
+WATCHED = """
+import sys, warnings
+from dataset_scripts.build_visual_context import main
+warnings.simplefilter("ignore")
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+idle = peak()
+main(sys.argv[1:])
+print("mebibytes", (peak() - idle) / 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_hostile_images_are_counted_in_bounded_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    expected = write_hostile_images(folder)
+    assert len(expected) >= 100
+    (tmp_path / "list.txt").write_text("".join(f"{folder / name}\n" for name in expected))
+    arguments = ["--images", str(tmp_path / "list.txt"), "--store", str(tmp_path / "store"), "--workers", "2"]
+    arguments += ["--aligner", "half=width_reader:halves", "--report", str(tmp_path / "report.json")]
+    root = str(Path(build_visual_context.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WATCHED, *arguments, "--preview", str(tmp_path / "sheet.html")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    states = Counter(expected.values())
+    images, built, stored, missing, unreadable, blank, placeholder = counts(
+        json.loads((tmp_path / "report.json").read_text())
+    )
+    assert images == len(expected) and placeholder == 0
+    assert missing == 2  # links to nothing
+    assert missing + unreadable == states["unreadable"]
+    assert built + stored + blank == states["readable"] + states["blank"] and blank >= states["blank"]
+    assert float(done.stdout.split("mebibytes")[1]) < 1024
 
 
 def test_report_for_people(tmp_path: Path) -> None:
