@@ -155,13 +155,15 @@ def _aligned(
 ) -> Iterator[Record]:
     """The record of every image, as its batch is done."""
     window: list[_Opened] = []
+    batches = 1  # of the first window, so that the aligners need not wait for it
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         for opened in _ahead(pool, read, numbered, batch_size, lambda: sum(map(_pixels, window))):
             window.append(opened)
             waiting = sum(item.image.picture is not None for item in window)
-            if waiting == WINDOW * batch_size or len(window) == 16 * WINDOW * batch_size or _is_full(window):
+            if waiting == batches * batch_size or len(window) == 16 * WINDOW * batch_size or _is_full(window):
                 yield from _align(window, builder, batch_size)
                 window.clear()
+                batches = min(2 * batches, WINDOW)
         yield from _align(window, builder, batch_size)
 
 

@@ -151,7 +151,7 @@ class ContextStore:
         for folder in sorted(self.folder.glob(f"{'*' if kind is None else quote(kind, safe='')}/*/")):
             for shard in sorted(folder.glob("*.parquet")):
                 with suppress(FileNotFoundError):  # another process merged it just now
-                    row = pq.read_table(shard, columns=["model", "revision", "settings"]).slice(0, 1).to_pylist()[0]
+                    row = _read(shard, ["model", "revision", "settings"]).slice(0, 1).to_pylist()[0]
                     yield folder, {**row, "settings": json.loads(row["settings"])}
                     break
 
@@ -226,7 +226,7 @@ class _Table:
         tables = []
         for shard in sorted(shards):
             with suppress(FileNotFoundError):  # another process has merged it, and its rows are in that shard
-                tables.append(pq.read_table(self.folder / shard, schema=SCHEMA))
+                tables.append(_read(self.folder / shard))
         if tables:
             rows = pa.concat_tables(tables)
             place = {key: row for row, key in enumerate(rows["image_sha256"].to_pylist())}
@@ -260,7 +260,7 @@ class _Table:
             self._forget(shard)
         for shard in sorted(present - self._shards):
             with suppress(FileNotFoundError):
-                self._index(shard, pq.read_table(self.folder / shard, columns=["image_sha256"]))
+                self._index(shard, _read(self.folder / shard, ["image_sha256"]))
         # A clock ticks too slowly to tell a change of just now from the next one.
         self._seen_at = changed_at if time.time_ns() - changed_at > CLOCK_TICK else -1
 
@@ -280,11 +280,17 @@ class _Table:
     def _hold(self, shard: str) -> pa.Table:
         if shard not in self._held:
             columns = ["strings", "scores", "date"]
-            self._held[shard] = pq.read_table(self.folder / shard, columns=columns).combine_chunks()
+            self._held[shard] = _read(self.folder / shard, columns).combine_chunks()
             while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > MEMORY:
                 self._held.popitem(last=False)
         self._held.move_to_end(shard)
         return self._held[shard]
+
+
+def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
+    # Threads cost more than they save on files this small.
+    with pq.ParquetFile(shard) as file:
+        return file.read(columns, use_threads=False)
 
 
 def _key(identity: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ MAX_WEBP_PIXELS = 25_000_000  # its decoder holds four copies
 MAX_BYTES = 100 * 2**20
 MAX_SIDE = 2560  # pixels; no aligner looks at more
 STRIP_PIXELS = 4_000_000
+SAMPLE = 128  # pixels of a side; enough to see that a picture is not of one colour
 MARGIN = 16  # of 255; what JPEG makes of one colour
 
 UPRIGHT = {
@@ -123,6 +124,10 @@ def is_blank(image: Image.Image) -> bool:
     few = image.width * image.height / 5000
     total = [0] * 768
     convert = _conversion(image)
+    if min(image.size) > SAMPLE:
+        sample = convert(image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST))
+        if any(_fewest_outside(channel) > few for channel in _channels(sample.histogram())):
+            return False  # these pixels alone are too many, whatever the others hold
     for strip in _strips(image, 2**19):
         total = [a + b for a, b in zip(total, convert(strip).histogram(), strict=True)]
         channels = _channels(total)
@@ -156,7 +161,7 @@ def plain_fingerprint(image: Image.Image) -> str | None:
     Returns:
         16 hexadecimal digits; None if less than 90 % of the pixels lie within ±16 of one colour in every channel.
     """
-    small = image.resize(_size_within(image.size, 256), Image.Resampling.NEAREST)  # means would make noise plain
+    small = image.resize(_size_within(image.size, SAMPLE), Image.Resampling.NEAREST)  # means would make noise plain
     ground = [channel.index(max(channel)) for channel in _channels(small.histogram())]
     bands = ImageChops.difference(small, Image.new("RGB", small.size, tuple(ground))).split()
     distances = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
