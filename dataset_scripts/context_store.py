@@ -134,8 +134,7 @@ class ContextStore:
             return [self._table(kind, identity)]
         key = (kind, _key(identity))
         if not self._any_revision.get(key):
-            asked = (identity["model"], identity.get("settings", {}))
-            alike = [found for _, found in self._folders(kind) if (found["model"], found["settings"]) == asked]
+            alike = [found for _, found in self._folders(kind) if _key({**found, "revision": None}) == key[1]]
             self._any_revision[key] = [self._table(kind, found) for found in alike]
         return self._any_revision[key]
 

@@ -23,6 +23,7 @@ MAX_WEBP_PIXELS = 25_000_000  # its decoder holds four copies
 MAX_BYTES = 100 * 2**20
 MAX_SIDE = 2560  # pixels; no aligner looks at more
 STRIP_PIXELS = 4_000_000
+MIN_SIDE = 16  # pixels; what is smaller shows nothing that can be named
 SAMPLE = 128  # pixels of a side; enough to see that a picture is not of one colour
 MARGIN = 16  # of 255; what JPEG makes of one colour
 
@@ -117,10 +118,13 @@ def image_sha256(source: ImageSource) -> str:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether a picture is of one colour: all but 1 in 5,000 values of every channel lie within ±16 of one.
+    """Whether a picture is of one colour, or too small: a placeholder says nothing, and a captioner shown one invents.
 
-    The margin covers the noise of JPEG. A placeholder of this kind says nothing, and a captioner shown one invents.
+    It is of one colour if all but 1 in 5,000 values of every channel lie within ±16 of one, which covers the noise of
+    JPEG; it is too small if it is narrower than `MIN_SIDE` pixels.
     """
+    if min(image.size) < MIN_SIDE:
+        return True
     few = image.width * image.height / 5000
     total = [0] * 768
     convert = _conversion(image)

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 EXAMINATION = "image"  # the name under which a store keeps what opening an image has shown; no kind of context
 NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
-MIN_SIDE = 16  # pixels; what is smaller shows nothing that can be named
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,9 @@ class VisualContextBuilder:
     VisualContextBuilder(captions={"model": "microsoft/git-base", "settings": {"num_captions": 1}}, mood=my_function)
     ```
 
-    An image that is missing, cannot be read, is blank or narrower than `MIN_SIDE` pixels gets an empty context, never
-    a placeholder's description. The two steps of a call can be taken one by one: `examine` opens an image and may run
-    in several threads, `align` runs the aligners on a batch.
+    An image that is missing, cannot be read, or is blank (see `is_blank`) gets an empty context, never a placeholder's
+    description. The two steps of a call can be taken one by one: `examine` opens an image and may run in several
+    threads, `align` runs the aligners on a batch.
 
     Args:
         store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add`.
@@ -344,8 +343,9 @@ class VisualContextBuilder:
             model = recipe.get("model", "") if isinstance(recipe, Mapping) else recipe
             if kind not in settings and isinstance(model, str) and OWN_CODE.fullmatch(model):
                 raise ValueError(
-                    f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: if "
-                    f"you have it and trust it, pass {kind}={model!r}, otherwise {kind}=None"
+                    f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: use "
+                    f"VisualContextBuilder.from_dict(…, {kind}={model!r}) if you have it and trust it, otherwise "
+                    f"{kind}=None; a pipeline takes the builder as pipe.context_builder"
                 )
         return cls(**{**saved, **settings})
 
@@ -362,7 +362,7 @@ class VisualContextBuilder:
             # The same bytes may come under many names, so that the reason is kept without the name.
             image.state, image.detail = "unreadable", str(error.__cause__ or error)
             return
-        if min(picture.size) < MIN_SIDE or is_blank(picture):
+        if is_blank(picture):
             image.state = "blank"
             return
         image.state, image.detail, image.picture = "readable", plain_fingerprint(picture) or "", picture

@@ -225,7 +225,7 @@ def test_aligners_of_ones_own_by_name() -> None:
 def test_a_checkpoint_cannot_have_code_imported() -> None:
     saved = VisualContextBuilder(mood="my_contexts:Moods", ocr="rapidocr").to_dict()
     sys.modules.pop("my_contexts")
-    with pytest.raises(ValueError, match=r"'mood' were made by my_contexts:Moods.*pass mood='my_contexts:Moods'"):
+    with pytest.raises(ValueError, match=r"'mood' were made by my_contexts:Moods.*mood='my_contexts:Moods'\)"):
         VisualContextBuilder.from_dict(saved)
     assert "my_contexts" not in sys.modules
     with pytest.raises(ValueError, match="os:system"):
