@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections import deque
@@ -86,21 +87,24 @@ def align_images(
         The records of all processes in the order of the input; an empty list on all but the main process.
 
     Raises:
-        ValueError: `batch_size` is less than 1, or see `VisualContextBuilder.align`, as for the following.
+        ValueError: a number is less than 1, or see `VisualContextBuilder.align`, as for the following.
         ImportError: an aligner's package is not installed.
-        OSError: a checkpoint cannot be loaded, or the store or the records cannot be written.
+        OSError: a checkpoint cannot be loaded, the store or the records cannot be written, or the folder of the
+            records is not one that all processes see.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size} (expected 1 or more)")
+    for setting, number in (("batch_size", batch_size), ("workers", workers), ("limit", limit)):
+        if number is not None and number < 1:
+            raise ValueError(f"{setting} is {number} (expected 1 or more)")
     rank, processes = (process.process_index, process.num_processes) if process else (0, 1)
     folder = _records_folder(Path(records), process)
     numbered = enumerate(islice(images.pairs, limit))
     total = images.count if limit is None or images.count is None else min(limit, images.count)
     share = None if total is None else len(range(rank, total, processes))
+    pace = 0.1 if sys.stderr.isatty() else 30.0  # seconds; a log file needs fewer lines
     name = "Aligning images" if processes == 1 else f"Aligning images (process 1 of {processes})"
     with (
         (folder / f"{rank}.jsonl").open("w", encoding="utf-8") as file,
-        tqdm(total=share, desc=name, unit="image", disable=rank > 0 or None, smoothing=0.1) as progress,
+        tqdm(total=share, desc=name, unit="image", disable=rank > 0, mininterval=pace, smoothing=0.1) as progress,
     ):
         read = partial(_read, builder, thumbnails=thumbnails)
         for record in _aligned(islice(numbered, rank, None, processes), read, builder, batch_size, workers):
@@ -111,9 +115,16 @@ def align_images(
         process.wait_for_everyone()
     if rank:
         return []
-    found = [Record(*json.loads(line)) for path in folder.iterdir() for line in path.open(encoding="utf-8")]
+    files = [folder / f"{number}.jsonl" for number in range(processes)]
+    absent = [number for number, path in enumerate(files) if not path.exists()]
+    if absent:
+        raise OSError(
+            f"{folder} lacks what the processes {absent} of {processes} did: the store must be one folder that all "
+            "machines see"
+        )
+    found = sorted(Record(*json.loads(line)) for path in files for line in path.open(encoding="utf-8"))
     shutil.rmtree(folder)
-    return sorted(found)
+    return found
 
 
 class _Opened(NamedTuple):

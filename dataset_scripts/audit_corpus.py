@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,13 +28,12 @@ from dataset_scripts.mner import (
     images_by_id,
     text_counts,
 )
+from dataset_scripts.placeholders import COPIES, placeholder_groups
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
 
 SEVERITIES = ("error", "warning", "note")
 """Errors stop a training or make its scores lie; warnings are noise or repaired on reading; notes are to be known."""
-PLACEHOLDER_FILES = 3
-"""So many different files with one picture of mostly one colour are a placeholder."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,9 @@ class Corpus:
     @cached_property
     def placeholders(self) -> set[str]:
         """Image files that are one picture of mostly one colour, saved several times: `No photo available`."""
-        alike: dict[str, dict[str, str]] = defaultdict(dict)
-        for path, verdict in self.verdicts.items():
-            if verdict.fingerprint:
-                alike[verdict.fingerprint][path] = verdict.sha256
-        same = (files for files in alike.values() if len(set(files.values())) >= PLACEHOLDER_FILES)
-        return {path for files in same for path in files}
+        paths = list(self.verdicts)
+        groups = placeholder_groups([self.verdicts[path].fingerprint for path in paths], COPIES)
+        return {paths[place] for group in groups for place in group}
 
     def place(self, split: str, post: Post, **more: Any) -> dict[str, Any]:
         """Where a post stands, for an example."""

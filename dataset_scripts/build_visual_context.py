@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -31,28 +32,30 @@ import datasets
 import torch
 from accelerate import PartialState
 from huggingface_hub import DatasetCard
+from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from dataset_scripts.align_images import Record, align_images
-from dataset_scripts.context_files import context_dataset, join_contexts, read_contexts, write_contexts
+from dataset_scripts.context_files import check_suffix, context_dataset, join_contexts, read_contexts, write_contexts
 from dataset_scripts.context_preview import Card, write_preview
 from dataset_scripts.context_store import ContextStore
 from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
+from dataset_scripts.placeholders import COPIES, placeholder_groups
 from modeling_ita.aligners import CAPTIONS, OBJECT_TAGS, OCR, PROFILES
 from modeling_ita.visual_context import ExaminedImage, VisualContext, VisualContextBuilder
 
 STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
 HUB_CONFIGURATION = "visual_context"
+CARD_TABLE = """| kind | model | revision | settings | images with text | strings |
+|---|---|---|---|---|---|
+"""
 CARD_TEXT = """# Visual contexts
 
 What images say, as text: one row for every image, by the id of its post. There is nothing of the posts here, neither
 words nor labels; join them by id.
 
-| kind | model | revision | settings | images with text | strings |
-|---|---|---|---|---|---|
-{rows}
-
+{table}
 Captions and tags are guesses of models: they invent, and they carry the biases of what they were trained on.
 """
 
@@ -99,7 +102,8 @@ class BuildArguments:
         default_factory=list,
         metadata={
             "action": "extend",
-            "help": 'KIND.SETTING=VALUE, such as captions.num_captions=1 or ocr.languages=\'["en", "fr"]\'',
+            "help": "KIND.SETTING=VALUE, such as captions.num_captions=1, captions.revision=main or "
+            'ocr.languages=\'["en", "fr"]\'',
         },
     )
     kinds: list[str] = field(
@@ -125,7 +129,7 @@ class BuildArguments:
         metadata={"help": "files with further kinds of context by id, for --output; default: the corpus' own"},
     )
     placeholder_copies: int = field(
-        default=10,
+        default=COPIES,
         metadata={"help": "a picture of mostly one colour that stands under so many ids is a placeholder; 0: none is"},
     )
     preview: str | None = field(default=None, metadata={"help": "contact sheet to write: HTML, images with contexts"})
@@ -150,7 +154,7 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
     }
     for pair in args.aligner:
         kind, equals, name = pair.partition("=")
-        if not kind or not name:
+        if not kind or not name or kind in ("store", "device", "max_pixels"):
             raise ValueError(f"--aligner {pair}: expected KIND=NAME, such as captions=microsoft/git-base")
         named[kind] = name
     profile = PROFILES[args.profile or "cpu"]
@@ -172,27 +176,29 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
             raise ValueError(
                 f"--set {assignment}: expected KIND.SETTING=VALUE with KIND one of {', '.join(chosen) or 'none'}"
             )
+        if setting == "revision":
+            chosen[kind] = {**chosen[kind], "revision": value}
+            continue
         settings = {**chosen[kind].get("settings", {}), setting: _value(value)}
         chosen[kind] = {**chosen[kind], "settings": settings}
     return chosen
 
 
-def placeholders(records: Sequence[Record], copies: int) -> set[str]:
-    """The fingerprints of placeholders: pictures of mostly one colour that stand under `copies` ids or more.
-
-    Circulated archives fill their gaps with such pictures, saved again and again, and a captioner shown one invents
-    (method §7).
-    """
-    plain = {(record.id, record.detail) for record in records if record.state == "readable" and record.detail}
-    found = Counter(fingerprint for _, fingerprint in plain)
-    return {fingerprint for fingerprint, count in found.items() if 0 < copies <= count}
+def placeholders(records: Sequence[Record], copies: int) -> set[int]:
+    """The numbers of the records whose image is a placeholder: see `dataset_scripts.placeholders`."""
+    plain = [record for record in records if record.state == "readable" and record.detail]
+    one_an_id = list({record.id: record for record in plain}.values())
+    groups = placeholder_groups([record.detail for record in one_an_id], copies)
+    ids = {one_an_id[place].id for group in groups for place in group}
+    return {record.number for record in plain if record.id in ids}
 
 
 def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: int) -> tuple[dict[str, Any], list[str]]:
     """The end report, and for every record one of `STATES`.
 
     The report has `images` and of these `built` (an aligner looked at it in this run), `stored`, `missing`,
-    `unreadable`, `blank` and `placeholder`; `distinct` images by content; by kind, the images `with_text` and
+    `unreadable`, `blank` and `placeholder`; `distinct` images by content; `ids_repeated`, of which the last image's
+    context stands in the output; by kind, the images `with_text` and
     `without`, the number of `strings`, the aligner, and `examples`; and `faults`: id and reason of the first images
     without a context.
     """
@@ -219,6 +225,7 @@ def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: in
         "images": len(records),
         **{state: states.count(state) for state in STATES},
         "distinct": len({record.sha256 for record in records if record.sha256}),
+        "ids_repeated": len(records) - len({record.id for record in records}),
         "kinds": {
             kind: {**count, "aligner": builder.identities[kind], "examples": examples[kind]}
             for kind, count in kinds.items()
@@ -232,6 +239,13 @@ def report_text(report: Mapping[str, Any]) -> str:
     """The end report for people."""
     counts = ", ".join(f"{report[what]:,} {'from store' if what == 'stored' else what}" for what in STATES)
     lines = [f"{report['images']:,} images ({report['distinct']:,} different): {counts}"]
+    if report["ids_repeated"]:
+        lines.append(f"{report['ids_repeated']:,} images have the id of another: the last one's context is written")
+    if report["placeholder"]:
+        lines.append(
+            f"{report['placeholder']:,} images are one plain picture under many ids and get no context "
+            "(--placeholder_copies 0 keeps it)"
+        )
     for kind, count in report["kinds"].items():
         lines.append(
             f"{kind}: {count['with_text']:,} images with text, {count['without']:,} without, "
@@ -248,21 +262,33 @@ def push_contexts(
 ) -> None:
     """Put the contexts on the Hub: Parquet, as a configuration of their own, with a card.
 
-    A data set that is there keeps its other configurations and what its card says.
+    Of a data set that is there, the rows of this configuration are replaced, whatever kinds they had; its other
+    configurations stay, and so does all that its card says but for the card's table of aligners.
 
     Raises:
         OSError: the Hub cannot be reached, or refuses.
     """
-    context_dataset(contexts).push_to_hub(repository, HUB_CONFIGURATION, private=private)
-    card = DatasetCard.load(repository)
-    if not card.text.strip():
-        rows = "\n".join(
-            f"| {kind} | {count['aligner']['model']} | {count['aligner']['revision']} | "
-            f"`{json.dumps(count['aligner']['settings'])}` | {count['with_text']} | {count['strings']} |"
-            for kind, count in report["kinds"].items()
-        )
-        card.text = CARD_TEXT.format(rows=rows)
-        card.push_to_hub(repository)
+    rows = "".join(
+        f"| {kind} | {count['aligner']['model']} | {count['aligner']['revision']} | "
+        f"`{json.dumps(count['aligner']['settings'])}` | {count['with_text']} | {count['strings']} |\n"
+        for kind, count in report["kinds"].items()
+    )
+    # As a DatasetDict: a Dataset alone would leave the columns that the card declares for the rows that were there.
+    splits = datasets.DatasetDict({"train": context_dataset(contexts)})
+    try:
+        splits.push_to_hub(repository, HUB_CONFIGURATION, private=private)
+        card = DatasetCard.load(repository)
+        before = card.text
+        if before.strip():
+            card.text = re.sub(re.escape(CARD_TABLE) + r"(\|.*\n?)*", lambda _: CARD_TABLE + rows, before)
+        else:
+            card.text = CARD_TEXT.format(table=CARD_TABLE + rows)
+        if card.text != before:
+            card.push_to_hub(repository)
+    except HTTPError as error:  # no OSError if there is no connection
+        raise OSError(
+            f"the contexts could not be pushed to {repository} (all is in the store: run this again): {error}"
+        ) from error
 
 
 def run(images: ImageSet, args: BuildArguments, process: PartialState | None = None) -> dict[str, Any]:
@@ -274,6 +300,7 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
         OSError: a checkpoint cannot be loaded, or something cannot be written.
     """
     started = time.monotonic()
+    _check_outputs(args)
     merged = read_contexts(args.merge or images.context_files) if args.output or args.push_to_hub else {}
     store = ContextStore(args.store or default_store())
     aligners: dict[str, Any] = recipes(args)
@@ -307,9 +334,13 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
         cards = [_card(*pair, builder) for pair in zip(records[: args.preview_images], states, strict=False)]
         counts = {what: report[what] for what in ("images", *STATES)}
         write_preview(args.preview, cards, {kind: builder.identities[kind] for kind in builder.aligners}, counts)
+    report["aligned"] = sum(record.is_built for record in records)
     report["seconds"] = round(time.monotonic() - started, 2)
+    report["images_per_second"] = round(len(records) / max(time.monotonic() - started, 1e-9), 1)
     if args.report:
-        Path(args.report).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary = Path(f"{args.report}.tmp")
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(args.report)
     if args.push_to_hub:
         push_contexts(args.push_to_hub, contexts, report, args.private)
     return report
@@ -342,8 +373,18 @@ def main(arguments: list[str] | None = None) -> None:
         print(report_text(report))
         if args.output:
             print(f"{args.output} {'written' if report['output'] == 'written' else 'is up to date'}")
-        if not report["built"]:
+        print(f"{report['aligned']:,} images aligned in {report['seconds']:.1f} s")
+        if not report["aligned"]:
             print("nothing was left to do: all that can be read was in the store")
+
+
+def _check_outputs(args: BuildArguments) -> None:
+    """Before hours of work rather than after them."""
+    if args.output:
+        check_suffix(Path(args.output))
+    for path in (args.output, args.preview, args.report):
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _return_large_blocks() -> None:
@@ -368,10 +409,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def _state(record: Record, empty: set[str]) -> str:
+def _state(record: Record, empty: set[int]) -> str:
     if record.state != "readable":
         return record.state
-    return "placeholder" if record.detail in empty else "built" if record.is_built else "stored"
+    return "placeholder" if record.number in empty else "built" if record.is_built else "stored"
 
 
 def _known(record: Record, state: str, builder: VisualContextBuilder) -> ExaminedImage | None:

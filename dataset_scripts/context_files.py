@@ -54,6 +54,12 @@ def check_context_file(path: Path) -> None:
         raise ValueError(f"there is no context file {path}")
 
 
+def check_suffix(path: Path) -> None:
+    """Raise a ValueError if a file of contexts cannot have this name."""
+    if path.suffix not in CONTEXT_SUFFIXES:
+        raise ValueError(f"{path}: the name ends in neither {' nor '.join(CONTEXT_SUFFIXES)}")
+
+
 def join_contexts(first: VisualContext, second: VisualContext) -> VisualContext:
     """Both contexts in one; a kind of which the second one knows is the second one's."""
     known = second.kinds.keys() | second.provenance.keys()
@@ -69,8 +75,7 @@ def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualCo
         ValueError: the file is named as neither of the two formats.
     """
     path = Path(path)
-    if path.suffix not in CONTEXT_SUFFIXES:
-        raise ValueError(f"{path}: the name ends in neither {' nor '.join(CONTEXT_SUFFIXES)}")
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".parquet":

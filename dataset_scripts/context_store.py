@@ -70,7 +70,7 @@ class ContextStore:
             raise ValueError(f"{folder} is a file (expected the folder of a store)")
         self.read_only = read_only
         self._tables: dict[tuple[str, str], _Table] = {}
-        self._any_revision: dict[tuple[str, str], list[_Table]] = {}
+        self._any_revision: dict[tuple[str, str], tuple[int, list[_Table]]] = {}
         self._lock = threading.RLock()
 
     def look_up(self, image_sha256: str, kind: str, identity: Mapping[str, Any]) -> Alignment | None:
@@ -133,10 +133,12 @@ class ContextStore:
         if identity.get("revision") is not None:
             return [self._table(kind, identity)]
         key = (kind, _key(identity))
-        if not self._any_revision.get(key):
+        stamp = _changed_at(self.folder / quote(kind, safe=""))
+        if self._any_revision.get(key, (-1, []))[0] != stamp:
             alike = [found for _, found in self._folders(kind) if _key({**found, "revision": None}) == key[1]]
-            self._any_revision[key] = [self._table(kind, found) for found in alike]
-        return self._any_revision[key]
+            tables = [self._table(kind, found) for found in alike]
+            self._any_revision[key] = (stamp, tables)
+        return self._any_revision[key][1]
 
     def _table(self, kind: str, identity: Mapping[str, Any]) -> _Table:
         key = (kind, _key(identity))
@@ -144,15 +146,19 @@ class ContextStore:
             name = re.sub(r"[^\w.-]+", "-", str(identity["model"]).rpartition("/")[2])[:40]
             folder = self.folder / quote(kind, safe="") / f"{name}-{hashlib.sha256(key[1].encode()).hexdigest()[:16]}"
             self._tables[key] = _Table(folder, kind, identity)
+            self._any_revision.clear()
         return self._tables[key]
 
     def _folders(self, kind: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
         for folder in sorted(self.folder.glob(f"{'*' if kind is None else quote(kind, safe='')}/*/")):
-            for shard in sorted(folder.glob("*.parquet")):
+            for shard in sorted(path for path in folder.glob("*.parquet") if _SHARD.fullmatch(path.name)):
                 with suppress(FileNotFoundError):  # another process merged it just now
                     row = _read(shard, ["model", "revision", "settings"]).slice(0, 1).to_pylist()[0]
                     yield folder, {**row, "settings": json.loads(row["settings"])}
                     break
+
+
+_SHARD = re.compile(r"\d{6,}-[0-9a-f]{32}\.parquet")
 
 
 class _Table:
@@ -248,20 +254,16 @@ class _Table:
 
     def _refresh(self) -> None:
         """See the shards that other processes have written or merged."""
-        try:
-            changed_at = self.folder.stat().st_mtime_ns
-        except FileNotFoundError:
+        changed_at = _changed_at(self.folder)
+        if changed_at in (0, self._seen_at):
             return
-        if changed_at == self._seen_at:
-            return
-        present = {name for name in os.listdir(self.folder) if name.endswith(".parquet")}
+        present = {name for name in os.listdir(self.folder) if _SHARD.fullmatch(name)}
         for shard in self._shards - present:
             self._forget(shard)
         for shard in sorted(present - self._shards):
             with suppress(FileNotFoundError):
                 self._index(shard, _read(self.folder / shard, ["image_sha256"]))
-        # A clock ticks too slowly to tell a change of just now from the next one.
-        self._seen_at = changed_at if time.time_ns() - changed_at > CLOCK_TICK else -1
+        self._seen_at = changed_at
 
     def _index(self, shard: str, table: pa.Table) -> None:
         number = len(self._names)
@@ -287,9 +289,24 @@ class _Table:
 
 
 def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
-    # Threads cost more than they save on files this small.
-    with pq.ParquetFile(shard) as file:
-        return file.read(columns, use_threads=False)
+    try:
+        with pq.ParquetFile(shard) as file:
+            return file.read(columns, use_threads=False)  # threads cost more than they save on files this small
+    except pa.ArrowInvalid as error:
+        raise OSError(f"{shard} is damaged ({error}): remove it, and its images are aligned again") from error
+
+
+def _changed_at(folder: Path) -> int:
+    """When a folder's list of files last changed, in ns; 0 if there is none, and another value each time just after.
+
+    A clock ticks too slowly to tell a change of just now from the next one.
+    """
+    try:
+        changed_at = folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+    now = time.time_ns()
+    return changed_at if now - changed_at > CLOCK_TICK else now
 
 
 def _key(identity: Mapping[str, Any]) -> str:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
+from datasets.utils.file_utils import xopen
 
 from dataset_scripts.conll import read_posts
 from dataset_scripts.mner import IMAGE_SUFFIXES, MnerConfig, MnerDataset, images_by_id
-from modeling_ita.image_file import ImageSource
+from modeling_ita.image_file import MAX_BYTES, ImageSource
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
@@ -77,7 +80,10 @@ def file_images(files: str) -> ImageSet:
         )
     elif path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         root = path.parent
-        lines = path.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{files} is no list of files in UTF-8: {error}") from error
         found = [root / line.strip() for line in lines if line.strip()]
     elif path.is_file():
         root, found = path.parent, [path]
@@ -89,7 +95,8 @@ def file_images(files: str) -> ImageSet:
             f"{files}: there is no image (expected a folder, a pattern such as 'photos/*.jpg', or a list of files, "
             f"one path a line, that ends in {' or '.join(LIST_SUFFIXES)})"
         )
-    ids = [os.path.relpath(file, root) for file in found]
+    # A name that is not UTF-8 could not be written to any file of contexts.
+    ids = [os.fsencode(os.path.relpath(file, root)).decode("utf-8", "replace") for file in found]
     stems = [os.path.splitext(name)[0] for name in ids]
     ids = stems if len(set(stems)) == len(set(ids)) else ids
     pairs = dict(zip(ids, map(str, found), strict=True))
@@ -125,6 +132,8 @@ def dataset_images(
         if len(columns) != 1:
             raise ValueError(f"{name} has {len(columns)} columns of images {columns}: name one (image_column)")
         image_column = columns[0]
+    if features and image_column in features and image_column not in columns:
+        raise ValueError(f"the column {image_column!r} of {name} holds no images, but {features[image_column]}")
     for column in (image_column, id_column):
         if column is not None and features and column not in features:
             raise ValueError(f"{name} has no column {column!r} (expected one of {', '.join(features)})")
@@ -133,8 +142,21 @@ def dataset_images(
 
     def pairs() -> Iterator[tuple[str, ImageSource | None]]:
         for number, row in enumerate(rows.select_columns(kept)):
-            image = row[image_column] or {}
-            yield str(number if id_column is None else row[id_column]), image.get("bytes") or image.get("path")
+            key = number if id_column is None else row[id_column]
+            if key is None:
+                raise ValueError(f"row {number} of {name} has no id in the column {id_column!r}")
+            yield str(key), _content(row[image_column] or {})
 
     info = (rows.info.splits or {}).get(split) if rows.info else None
     return ImageSet(pairs(), info.num_examples if info else None)
+
+
+def _content(image: dict[str, Any]) -> ImageSource | None:
+    """The image's bytes or path; a member of an archive, or a file of the data set's own repository, is read here."""
+    content, path = image.get("bytes"), image.get("path")
+    if content or not path:
+        return content or None
+    if re.match(r"(zip|tar|gzip|hf)://", path) and not re.search(r"::(?!hf://)\w+://", path):
+        with xopen(path, "rb") as file:
+            return file.read(MAX_BYTES)
+    return path

@@ -33,7 +33,7 @@ SPLIT_FILES = {
     "test": ("test.txt",),
 }
 IMAGE_STATES = ("present", "missing", "unreadable", "blank")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe")
 REPORT_FILE = "report.json"
 KNOWN_FILES = {
     "801e149e8635b19d66b4ec1212c329be340ada501b35c5fa55455fb6f53633be": "twitter2017-umt train",
@@ -54,7 +54,7 @@ class MnerConfig(datasets.BuilderConfig):
         name: `sample_posts` (the embedded corpus), `twitter2015`, `twitter2017`, `snap` or `conll` (any tag set).
         data_dir: folder with the text files: `train.txt`, `valid.txt` (or `validation`, `val`, `dev`), `test.txt`.
             Only the splits that are there are built.
-        images_dir: folder with the images, `<id>.jpg` (or .jpeg, .png, .webp, .gif, .bmp); None for text only.
+        images_dir: folder with the images, `<id>.jpg` (or another of `IMAGE_SUFFIXES`); None for text only.
         context_files: visual contexts, JSONL or Parquet with one row an id: `{"id": …, "<kind>": [str, …], …,
             "source": {"<kind>": who made it}}`. Several files are merged by id. None given: those that the corpus
             brings (`sample_posts`), or no contexts.
@@ -133,7 +133,7 @@ class MnerConfig(datasets.BuilderConfig):
             return []
         folder = _local_folder("images_dir", self.images_dir, "give the folder with <id>.jpg, or None for text only")
         with os.scandir(os.path.abspath(folder)) as entries:
-            return sorted(e.path for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
+            return sorted(e.path for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(e))
 
 
 class Verdict(NamedTuple):
@@ -143,7 +143,7 @@ class Verdict(NamedTuple):
         state: one of `IMAGE_STATES`.
         sha256: of the file, if the image is present.
         reason: why it cannot be read, if it is unreadable.
-        fingerprint: of a picture of mostly one colour, the same for copies of it that were encoded again.
+        fingerprint: of a picture of mostly one colour, by which its copies are told (`plain_fingerprint`).
     """
 
     state: str

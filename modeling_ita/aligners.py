@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 import logging
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +20,7 @@ from .captioner import Captioner
 from .object_tagger import ObjectTagger
 from .ocr import EasyOcr, RapidOcr, Tesseract
 from .ocr_transformers import Florence2Ocr, PpOcr, ocr_from_checkpoint
+from .pretrained import PretrainedAligner
 
 logger = logging.getLogger(__name__)
 
@@ -82,24 +86,30 @@ class FunctionAligner:
 
     For an image the function gives a list of strings or of `(string, score)`, one string, or None.
 
+    A plain function's source stands for the revision: a changed function is another aligner. What else its strings
+    may depend on (closures, partial functions, objects that can be called) is nowhere written down, so such a one has
+    a new revision every time, and nothing that it said before is taken from a store; give it an `identity` to change
+    that.
+
     Args:
-        function: the function. Its source stands for the revision: a changed function is another aligner.
+        function: the function.
         settings: keyword arguments with which it is called.
     """
 
     def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None) -> None:
         self.function = function
         self.settings = dict(settings or {})
+        self.revision = uuid.uuid4().hex
+        if inspect.isfunction(function) and not function.__closure__:
+            with suppress(OSError, TypeError):  # typed at a prompt
+                self.revision = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """`module:function`, a hash of its source (None if there is none) and the settings."""
-        try:
-            revision = hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()[:16]
-        except (OSError, TypeError):
-            revision = None
-        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return {"model": f"{self.function.__module__}:{name}", "revision": revision, "settings": self.settings}
+        """`module:function`, its revision and the settings."""
+        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        model = f"{named.__module__}:{named.__qualname__}"
+        return {"model": model, "revision": self.revision, "settings": self.settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> Any:
         """What the function gives for the images."""
@@ -121,14 +131,27 @@ def make_aligner(kind: str, aligner: Any, device: Any = None) -> Any:
                 f"{kind}: an aligner is {{'model': name, 'revision': …, 'settings': {{…}}}}, got {dict(aligner)!r}"
             )
         try:
-            return _named_aligner(kind, device, **aligner)
-        except TypeError as error:
+            return _checked(kind, _named_aligner(kind, device, **aligner))
+        except (TypeError, RuntimeError) as error:  # an unknown setting, an unknown device
             raise ValueError(f"{kind}: {error}") from error
-    if aligner is None or (hasattr(aligner, "identity") and callable(aligner)):
-        return aligner
+    if aligner is None:
+        return None
     if callable(aligner):
-        return FunctionAligner(aligner)
+        return _checked(kind, aligner if hasattr(aligner, "identity") else FunctionAligner(aligner))
     raise ValueError(f"{kind}: an aligner is a name, a dictionary, an object or a function, got {aligner!r}")
+
+
+def _checked(kind: str, aligner: Any) -> Any:
+    """The aligner, if its identity can be a key. Those on checkpoints are not asked, which may need the network."""
+    if not isinstance(aligner, PretrainedAligner):
+        identity = aligner.identity
+        if not isinstance(identity, Mapping) or not identity.keys() >= _RECIPE_KEYS:
+            raise ValueError(f"{kind}: an aligner's identity holds model, revision and settings, got {identity!r}")
+        try:
+            json.dumps(dict(identity))
+        except TypeError as error:
+            raise ValueError(f"{kind}: an aligner's identity holds JSON values: {error}") from error
+    return aligner
 
 
 def _named_aligner(
@@ -190,11 +213,14 @@ def scored_strings(kind: str, row: Any) -> Scored:
         ValueError: it holds anything but strings, or strings with scores.
     """
     row = [] if row is None else [row] if isinstance(row, str) else row
+    if not isinstance(row, (list, tuple)):
+        raise ValueError(f"the aligner of {kind!r} gave {row!r} for an image (expected a list)")
     scored = []
     for item in row:
-        text, score = (item, 1.0) if isinstance(item, str) else item
-        if not isinstance(text, str):
-            raise ValueError(f"the aligner of {kind!r} gave {text!r} (expected strings, or strings with scores)")
+        pair = (item, 1.0) if isinstance(item, str) else item
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(f"the aligner of {kind!r} gave {item!r} (expected strings, or (string, score) pairs)")
+        text, score = pair
         # Half a surrogate pair, as a cut emoji leaves in JSON, is no character and could not be written.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
         if text:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import sub
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -76,6 +76,8 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_side: int 
             drafted = image is not source and image.draft(None, size)  # JPEG can be decoded at 1/2, 1/4 or 1/8
             image.load()
             return _upright(_rgb(image, size if drafted else _size_within(image.size, max_side)), image)
+    except MemoryError:
+        raise  # says something of the machine, not of the image
     except Exception as error:  # decoders of damaged or hostile files raise whatever they like
         raise UnreadableImage(f"cannot read {image_name(source)}: {error}") from error
 
@@ -152,18 +154,17 @@ def _fewest_outside(histogram: list[int]) -> int:
 
 
 def plain_fingerprint(image: Image.Image) -> str | None:
-    """What tells a placeholder: a short string, equal for copies of a picture that is mostly one colour.
+    """A thumbnail of a picture that is mostly one colour, by which copies of a placeholder are told.
 
-    Archives hold the same "no longer available" picture under many names, resized and compressed anew. Copies agree
-    in nearly all cases, and other pictures differ: the string stands for the shape of the picture, the brightness of
-    its ground, the channels in which the mark on it differs most, and those of 10 × 10 fields that the mark makes
-    clearly brighter or darker.
+    Archives hold the same "no longer available" picture under many names, resized and compressed anew. Two such
+    pictures are the same if their thumbnails nearly are (see `dataset_scripts.placeholders`).
 
     Args:
         image: RGB image.
 
     Returns:
-        16 hexadecimal digits; None if less than 90 % of the pixels lie within ±16 of one colour in every channel.
+        The shape of the picture and 32 × 32 brightnesses, in hexadecimal digits; None if less than 90 % of the pixels
+        lie within ±16 of one colour in every channel.
     """
     small = image.resize(_size_within(image.size, SAMPLE), Image.Resampling.NEAREST)  # means would make noise plain
     ground = [channel.index(max(channel)) for channel in _channels(small.histogram())]
@@ -171,34 +172,8 @@ def plain_fingerprint(image: Image.Image) -> str | None:
     distances = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
     if sum(distances.histogram()[: MARGIN + 1]) < 0.9 * small.width * small.height:
         return None
-    # Steps so placed that no usual ground or shape lies where two meet.
-    shape = round(4 * math.log2(image.width / image.height))
-    brightness = (round(sum(share * value for share, value in zip((0.3, 0.59, 0.11), ground, strict=True))) + 24) // 48
-    return hashlib.sha256(f"{shape} {brightness} {_mark(image)}".encode()).hexdigest()[:16]
-
-
-def _mark(image: Image.Image) -> str:
-    """Ten by ten fields, each `+` (brighter than most), `-` (darker) or `.`; and the channels in which they differ."""
-    depths = _depths(image.convert("L"))
-    deepest = max(map(abs, depths))
-    if deepest < 0.5:
-        return ""
-    # The widest gap between two depths is where noise changes no field's side.
-    pairs = pairwise(sorted(map(abs, depths)))
-    gaps = [(high - low, (low + high) / 2) for low, high in pairs if 0.1 <= (low + high) / 2 / deepest <= 0.7]
-    limit = max(gaps)[1] if gaps else deepest / 2
-    marked = [place for place, depth in enumerate(depths) if abs(depth) > limit]
-    strengths = [sum(abs(channel[place]) for place in marked) for channel in map(_depths, image.split())]
-    colour = "".join("X" if strength > max(strengths) / 2 else "." for strength in strengths)
-    return colour + "".join("+" if depth > limit else "-" if depth < -limit else "." for depth in depths)
-
-
-def _depths(channel: Image.Image) -> list[float]:
-    """By how much each of ten by ten fields is brighter than most."""
-    fields = channel.convert("F").resize((10, 10), Image.Resampling.BOX)
-    means = memoryview(fields.tobytes()).cast("f").tolist()
-    middle = sorted(means)[50]
-    return [mean - middle for mean in means]
+    shape = max(0, min(255, 128 + round(8 * math.log2(image.width / image.height))))
+    return f"{shape:02x}{image.convert('L').resize((32, 32), Image.Resampling.BOX).tobytes().hex()}"
 
 
 def _channels(histogram: list[int]) -> list[list[int]]:

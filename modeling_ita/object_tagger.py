@@ -231,6 +231,10 @@ class ObjectTagger(PretrainedAligner):
         self.duplicates = duplicates
         self.tags = None if tags is None else _list_of_words("tags", tags)
         if isinstance(attributes, Mapping):
+            if "model" not in attributes or not attributes.keys() <= {"model", "revision", "settings"}:
+                raise ValueError(
+                    f"attributes are {{'model': name, 'revision': …, 'settings': {{…}}}}, got {dict(attributes)!r}"
+                )
             settings = {"device": self.device, **attributes.get("settings", {})}
             attributes = AttributeTagger(attributes["model"], attributes.get("revision"), **settings)
         self.attributes = attributes
@@ -247,6 +251,12 @@ class ObjectTagger(PretrainedAligner):
             "attributes": self.attributes and self.attributes.identity,
             "task": self.task,
         }
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The identity with the names under which both checkpoints are found again."""
+        settings = {**self.identity["settings"], "attributes": self.attributes and self.attributes.recipe}
+        return {**super().recipe, "settings": settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its object tags with scores in [0, 1].

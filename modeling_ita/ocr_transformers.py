@@ -91,6 +91,11 @@ class PpOcr(PretrainedAligner):
             "min_score": self.min_score,
         }
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The identity with the names under which both checkpoints are found again."""
+        return {**super().recipe, "settings": {**self.identity["settings"], "detector": self.detector.model}}
+
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its lines of text with their confidence, in reading order.
 

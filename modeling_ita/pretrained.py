@@ -74,6 +74,11 @@ class PretrainedAligner:
         name = os.path.basename(os.path.abspath(self.model)) if is_folder else self.model
         return {"model": name, "revision": self.resolved_revision, "settings": {**self.settings, "dtype": self.dtype}}
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The identity with the name under which the checkpoint is found again: of a folder its path."""
+        return {**self.identity, "model": self.model}
+
     @cached_property
     def resolved_revision(self) -> str | None:
         """The commit that `revision` points at; if the Hub cannot be asked, `revision` itself."""
@@ -96,7 +101,7 @@ class PretrainedAligner:
             ValueError: transformers does not know its architecture.
         """
         try:
-            return AutoConfig.from_pretrained(self.model, **self._place)
+            return AutoConfig.from_pretrained(self.model, trust_remote_code=False, **self._place)
         except OSError as error:
             raise OSError(
                 f"there is no checkpoint {self.model} (revision {self.revision or 'main'}): it is no local folder "
@@ -116,8 +121,10 @@ class PretrainedAligner:
         key = (self.auto_class, self.model, self.resolved_revision, self.dtype, str(self.device))
         loaded = _loaded.get(key)
         if loaded is None:
-            model = self.auto_class.from_pretrained(self.model, dtype=self.dtype, **self._place)
-            processor = self.processor_class.from_pretrained(self.model, **self._place)
+            model = self.auto_class.from_pretrained(
+                self.model, dtype=self.dtype, trust_remote_code=False, **self._place
+            )
+            processor = self.processor_class.from_pretrained(self.model, trust_remote_code=False, **self._place)
             _loaded[key] = loaded = Checkpoint(model.to(self.device), processor)
         return loaded
 

@@ -127,7 +127,8 @@ class VisualContext:
 
 
 def _clean(kind: Any, strings: Any) -> list[str]:
-    if not isinstance(kind, str) or not kind.strip() or kind in NOT_KINDS:
+    # A kind is the name of a column, and in a store of a folder.
+    if not isinstance(kind, str) or not kind.strip() or kind in NOT_KINDS or kind[0] == "." or len(kind) > 60:
         raise ValueError(f"{kind!r} cannot be the name of a kind of visual context")
     if isinstance(strings, str):
         raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{strings!r}]")
@@ -205,7 +206,8 @@ class VisualContextBuilder:
     threads, `align` runs the aligners on a batch.
 
     Args:
-        store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add`.
+        store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add` and
+            is not `read_only`.
         max_pixels: an image with more pixels counts as unreadable.
         device: where aligners on checkpoints run, if their settings do not say; None: an accelerator if there is one.
         aligners: by kind, an aligner: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
@@ -268,7 +270,18 @@ class VisualContextBuilder:
         except OSError as error:
             image.state, image.detail = "unreadable", str(error)
             return image
-        image.sha256 = image_sha256(content)
+        if isinstance(content, Image.Image) and content.width * content.height > self.max_pixels:
+            image.state, image.detail = "unreadable", f"more than max_pixels = {self.max_pixels:,} pixels"
+            return image
+        try:
+            image.sha256 = image_sha256(content)
+        except MemoryError:
+            raise
+        except Exception as error:  # a PIL image is decoded only now, and raises whatever its file makes it raise
+            if not isinstance(content, Image.Image):
+                raise
+            image.state, image.detail = "unreadable", str(error)
+            return image
         known = self._look_up(EXAMINATION, image.sha256)
         if known is not None:
             image.state, image.detail = known.strings[0], "".join(known.strings[1:])
@@ -327,9 +340,8 @@ class VisualContextBuilder:
         """The settings as JSON values, for `from_dict`: by kind the aligner's model, revision and settings."""
         recipes = {}
         for kind, aligner in self.aligners.items():
-            identity = self.identities[kind]
-            model = getattr(aligner, "model", identity["model"])  # a folder's path, where its identity has its name
-            recipes[kind] = {**identity, "model": model}
+            recipe = getattr(aligner, "recipe", self.identities[kind])
+            recipes[kind] = {key: recipe[key] for key in ("model", "revision", "settings")}
         return {**recipes, "max_pixels": self.max_pixels}
 
     @classmethod
@@ -340,6 +352,8 @@ class VisualContextBuilder:
             ValueError: a saved aligner is code of someone's own: nothing is imported because a checkpoint says so.
         """
         for kind, recipe in saved.items():
+            if kind in ("store", "device"):
+                raise ValueError(f"{kind!r} is no kind of context, and no setting that is saved")
             model = recipe.get("model", "") if isinstance(recipe, Mapping) else recipe
             if kind not in settings and isinstance(model, str) and OWN_CODE.fullmatch(model):
                 raise ValueError(
@@ -396,6 +410,6 @@ class VisualContextBuilder:
     def _add(self, kind: str, found: Mapping[str, Scored]) -> dict[str, Alignment]:
         origin = {**self.identities[kind], "date": datetime.now(UTC).isoformat(timespec="seconds")}
         rows = {key: Alignment([text for text, _ in row], [s for _, s in row], origin) for key, row in found.items()}
-        if rows and hasattr(self.store, "add"):
+        if rows and hasattr(self.store, "add") and not getattr(self.store, "read_only", False):
             self.store.add(kind, rows)  # type: ignore[union-attr]
         return rows

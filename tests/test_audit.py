@@ -401,18 +401,20 @@ def test_groups_of_copies_come_largest_first(corpus: Path) -> None:
     assert "in 2 groups" in findings(corpus)["images_duplicate"]["message"]
 
 
-def test_one_plain_picture_saved_several_times_is_a_placeholder(corpus: Path) -> None:
+def test_one_plain_picture_under_many_ids_is_a_placeholder(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Image.new("RGB", (200, 160), "lightgrey")
     plain.paste("black", (60, 70, 140, 90))
-    for name, size in (("train0", (200, 160)), ("train1", (150, 120))):
-        plain.resize(size).save(corpus / "images" / f"{name}.png")
+    names = [f"{split}{number}" for split in SPLITS for number in range(2)]
+    for number, name in enumerate(names[:-1]):
+        plain.resize((150 + 20 * number, 120 + 16 * number)).save(corpus / "images" / f"{name}.png")
+    monkeypatch.setattr("dataset_scripts.audit_corpus.COPIES", len(names))
     assert findings(corpus) == {}
-    plain.resize((250, 200)).save(corpus / "images" / "test0.png")
+    plain.save(corpus / "images" / f"{names[-1]}.png")
     rows = corpus / "c.jsonl"
     rows.write_text("".join(json.dumps({"id": f"{s}{i}", "ocr": ["x"]}) + "\n" for s in SPLITS for i in range(2)))
     found = findings(corpus, context_files=[str(rows)])
     assert found.keys() == {"images_placeholder", "contexts_of_nothing"}
-    assert found["images_placeholder"]["count"] == found["contexts_of_nothing"]["count"] == 3
+    assert found["images_placeholder"]["count"] == found["contexts_of_nothing"]["count"] == len(names)
 
 
 # --- contexts --------------------------------------------------------------------------------------------------------

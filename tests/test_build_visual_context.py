@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,9 +283,51 @@ def test_any_dataset_with_images(image_dataset: str, tmp_path: Path) -> None:
     assert counts(build(tmp_path, "--dataset", image_dataset, "--limit", "1")) == [1, 0, 1, 0, 0, 0, 0]
 
 
+def test_images_in_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set" / "train.zip", "w") as archive:
+        for width in (40, 50):
+            picture(width).save(tmp_path / f"{width}.png")
+            archive.write(tmp_path / f"{width}.png", f"{width}.png")
+    assert counts(build(tmp_path, "--dataset", str(tmp_path / "set"))) == [2, 2, 0, 0, 0, 0, 0]
+
+
+def test_repeated_ids_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"key": ["x", "x"], "photo": [picture(40), picture(50)]}
+    features = datasets.Features({"key": datasets.Value("string"), "photo": datasets.Image()})
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
+    report = build(tmp_path, "--dataset", str(tmp_path / "data"), "--id_column", "key")
+    assert report["ids_repeated"] == 1 and "1 images have the id of another" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    picture(40).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    output = tmp_path / "contexts.jsonl"
+    build(tmp_path, "--images", str(tmp_path), "--output", str(output))
+    assert {key: context.ocr for key, context in rows_of(output).items()} == {"caf�": ["width 40"]}
+
+
+def test_a_store_that_is_not_shared_is_an_error(tmp_path: Path) -> None:
+    class Alone:
+        process_index, num_processes = 0, 2
+
+        def wait_for_everyone(self) -> None:
+            pass
+
+    picture(40).save(tmp_path / "a.png")
+    builder = VisualContextBuilder(store=ContextStore(tmp_path / "store"), ocr=lambda images: ["x"] * len(images))
+    process: Any = Alone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataset_scripts.align_images.broadcast_object_list", lambda names: names)
+        with pytest.raises(OSError, match=r"lacks what the processes \[1\] of 2 did: the store must be one folder"):
+            align_images(file_images(str(tmp_path / "a.png")), builder, tmp_path / "store", process=process)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"image_column": "words"}, "column 'words' of .* holds no images"),
         ({"image_column": "picture"}, "no column 'picture'"),
         ({"id_column": "number"}, "no column 'number'"),
         ({"split": "test"}, "cannot be read"),
@@ -382,31 +425,6 @@ def test_previews_quote_what_they_show(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;?" in page and "<h2>&lt;b&gt;</h2>" in page
 
 
-def test_push_to_hub(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed: dict[str, Any] = {}
-
-    class Card:
-        text = ""
-
-        @classmethod
-        def load(cls, repository: str) -> Card:
-            return cls()
-
-        def push_to_hub(self, repository: str) -> None:
-            pushed["card"] = self.text
-
-    def push(self: datasets.Dataset, repository: str, config_name: str, private: bool) -> None:
-        pushed.update(rows=self.to_list(), to=(repository, config_name, private))
-
-    monkeypatch.setattr(datasets.Dataset, "push_to_hub", push)
-    monkeypatch.setattr(build_visual_context, "DatasetCard", Card)
-    build(tmp_path, str(corpus), "--push_to_hub", "me/contexts", "--private", "true")
-    assert pushed["to"] == ("me/contexts", "visual_context", True)
-    assert [row["id"] for row in pushed["rows"]] == IDS
-    assert pushed["rows"][0].keys() == {"id", "ocr", "provenance"}  # nothing of the gold
-    assert "| ocr | width | 1 |" in pushed["card"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "kinds"),
     [
@@ -442,9 +460,11 @@ def test_settings_are_json_where_they_can_be() -> None:
                 "captions.prompt=a photo of",
                 "--set",
                 'ocr.languages=["en", "fr"]',
+                "captions.revision=v1",
             ]
         )
     )
+    assert chosen["captions"].pop("revision") == "v1"
     assert chosen["captions"] == {"model": "a/b", "settings": {"num_captions": 1, "prompt": "a photo of"}}
     assert chosen["ocr"]["settings"] == {"languages": ["en", "fr"]}
 
@@ -459,6 +479,10 @@ def test_settings_are_json_where_they_can_be() -> None:
         (["--aligner", "mood=no_such_module_x:f"], "mood: no_such_module_x:f cannot be had"),
         (["--ocr", "rapidocr", "--output", "contexts.csv"], r"contexts.csv: the name ends in neither .jsonl nor"),
         (["--ocr", "rapidocr", "--batch_size", "0"], "batch_size is 0"),
+        (["--ocr", "rapidocr", "--limit", "-1"], "limit is -1"),
+        (["--aligner", "store=width_reader:halves"], "expected KIND=NAME"),
+        (["--aligner", "..=width_reader:halves"], "cannot be the name of a kind"),
+        (["--captions", "a/b", "--device", "nowhere"], "captions: .*nowhere"),
     ],
 )
 def test_what_is_wrong_is_named(corpus: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

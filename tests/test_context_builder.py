@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ def test_known_names() -> None:
         (lambda images: [["a"]], "aligner of 'ocr' gave 1 lists for 2 images"),
         (lambda images: None, "aligner of 'ocr' gave None lists for 2 images"),
         (lambda images: [[3], [4]], "."),
-        (lambda images: [[(3, 0.5)], []], "aligner of 'ocr' gave 3"),
+        (lambda images: [[(3, 0.5)], []], r"aligner of 'ocr' gave \(3, 0.5\)"),
     ],
 )
 def test_answers_that_are_none(answer: Callable[[Any], Any], message: str) -> None:
@@ -308,3 +309,69 @@ def test_an_error_says_which_images_were_looked_at(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         VisualContextBuilder(ocr=fails)([tmp_path / "cause.png"])
     assert "aligner of 'ocr' looked at" in caught.value.__notes__[0] and "cause.png" in caught.value.__notes__[0]
+
+
+def test_what_functions_hold_is_never_taken_for_what_others_hold() -> None:
+    def say(images: Sequence[Image.Image], word: str = "") -> list[str]:
+        return [word] * len(images)
+
+    def saying(word: str) -> Callable[[Any], list[str]]:
+        return lambda images: [word] * len(images)
+
+    class Speaker:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        def __call__(self, images: Sequence[Image.Image]) -> list[str]:
+            return [self.word] * len(images)
+
+    for make in (lambda word: partial(say, word=word), saying, Speaker):
+        store = Diary()
+        said = [VisualContextBuilder(mood=make(word), store=store)([two_colours()])[0].kinds["mood"] for word in "ab"]
+        assert said == [["a"], ["b"]]
+
+
+def test_a_lack_of_memory_is_not_held_against_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    two_colours().save(tmp_path / "a.png")
+    store = Diary()
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_ita.image_file._rgb", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            VisualContextBuilder(ocr=Stub(), store=store)([tmp_path / "a.png"])
+    assert VisualContextBuilder(ocr=Stub(), store=store)([tmp_path / "a.png"])[0].ocr == ["(60, 40)"]
+
+
+def test_damaged_pil_images_are_unreadable_too(tmp_path: Path) -> None:
+    two_colours((400, 300)).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    builder = VisualContextBuilder(ocr=Stub(), max_pixels=400 * 300)
+    images: list[Any] = [Image.open(tmp_path / "b.jpg"), Image.new("RGB", (0, 0)), two_colours((401, 300))]
+    assert builder(images) == [VisualContext()] * 3
+    assert builder.counts["unreadable"] + builder.counts["blank"] == 3
+
+
+def test_a_read_only_store_is_not_added_to() -> None:
+    store: Any = Diary()
+    store.read_only = True
+    assert VisualContextBuilder(ocr=Stub(), store=store)([two_colours()])[0].ocr == ["(60, 40)"]
+    assert store.rows == {}
+
+
+@pytest.mark.parametrize("kind", ["..", ".hidden", "k" * 61])
+def test_kinds_that_are_no_folders_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a kind"):
+        VisualContextBuilder(**{kind: Stub()})
+
+
+@pytest.mark.parametrize("identity", [{"model": "x"}, {"model": "x", "revision": "1", "settings": {"a": {1}}}])
+def test_identities_that_are_no_keys_are_refused(identity: dict[str, Any]) -> None:
+    stub = Stub()
+    stub.identity = identity
+    with pytest.raises(ValueError, match=r"ocr: an aligner's identity holds (model|JSON)"):
+        VisualContextBuilder(ocr=stub)
+
+
+def test_settings_that_are_not_saved_are_refused() -> None:
+    for name in ("store", "device"):
+        with pytest.raises(ValueError, match=f"{name!r} is no kind"):
+            VisualContextBuilder.from_dict({name: "os:system"})

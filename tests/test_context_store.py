@@ -67,6 +67,31 @@ def test_an_unknown_revision_stands_for_any(tmp_path: Path) -> None:
     assert store.look_up(sha(1), "ocr", {**anything, "settings": {}}) is None
 
 
+def test_any_revision_sees_what_is_added_later(tmp_path: Path) -> None:
+    anything = {**OCR, "revision": None}
+    store, other = ContextStore(tmp_path), ContextStore(tmp_path)
+    store.add("ocr", {sha(1): said("a")})
+    assert store.look_up(sha(1), "ocr", anything) == said("a")
+    for number, revision in ((2, "2"), (3, None)):
+        newer = said("b", identity={**OCR, "revision": revision})
+        other.add("ocr", {sha(number): newer})
+        assert store.look_up(sha(number), "ocr", anything) == newer
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    store = ContextStore(tmp_path)
+    store.add("ocr", {sha(1): said("a")})
+    (path,) = shards(tmp_path)
+    (path.parent / "mine.parquet").write_bytes(path.read_bytes())  # of somebody else
+    path.write_bytes(b"PAR1")
+    with pytest.raises(OSError, match=rf"{path.name} is damaged .* remove it"):
+        ContextStore(tmp_path).look_up(sha(1), "ocr", OCR)
+    path.unlink()
+    again = ContextStore(tmp_path)
+    assert again.look_up(sha(1), "ocr", OCR) is None
+    again.compact()
+
+
 def test_kinds_and_models_may_have_any_name(tmp_path: Path) -> None:
     odd = {"model": "../a b/ü:c", "revision": "refs/pr/1", "settings": {"languages": ["日本"]}}
     store = ContextStore(tmp_path / "store")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from hostile_images import deflated, encoded, png, write_hostile_images
 from PIL import Image, ImageDraw, ImageFont
 
+from dataset_scripts.placeholders import placeholder_groups
 from modeling_ita import image_file
 from modeling_ita.image_file import (
     UnreadableImage,
@@ -347,7 +349,7 @@ def logo(shape: str, colour: tuple[int, int, int]) -> Image.Image:
 
 class TestPlainFingerprint:
     @pytest.mark.parametrize("name", PLACEHOLDERS)
-    def test_copies_agree(self, name: str) -> None:
+    def test_copies_are_one_placeholder_and_the_others_are_not(self, name: str) -> None:
         image = PLACEHOLDERS[name]()
         half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
         copies = [
@@ -359,14 +361,40 @@ class TestPlainFingerprint:
             half,
             open_image(encoded(half, "JPEG", quality=75)),
         ]
-        prints = {plain_fingerprint(copy) for copy in copies}
-        assert len(prints) == 1
-        assert all(len(text or "") == 16 and int(text or "", 16) for text in prints)
+        others = [make() for other, make in PLACEHOLDERS.items() if other != name]
+        photograph = Image.effect_noise((300, 200), 90).convert("RGB")
+        prints = [plain_fingerprint(picture) or "" for picture in [photograph, *copies, *others]]
+        assert placeholder_groups(prints, len(copies)) == [list(range(1, 1 + len(copies)))]
+        assert placeholder_groups(prints, 2) == [list(range(1, 1 + len(copies)))]
+        assert placeholder_groups(prints, len(copies) + 1) == placeholder_groups(prints, 0) == []
 
-    def test_pictures_differ(self) -> None:
-        prints = {plain_fingerprint(make()) for make in PLACEHOLDERS.values()}
-        prints |= {plain_fingerprint(Image.new("RGB", (300, 300), grey)) for grey in ("white", "black", "grey")}
-        assert len(prints) == len(PLACEHOLDERS) + 3
+    def test_many_sentences_on_white_are_no_placeholder(self) -> None:
+        draw = random.Random(0)
+        words = [
+            "Obama",
+            "won",
+            "in",
+            "Ohio",
+            "Messi",
+            "is",
+            "leaving",
+            "Phoenix",
+            "tonight",
+            "the",
+            "breaking",
+            "sun",
+        ]
+        prints = []
+        for _ in range(120):
+            text = " ".join(draw.choices(words, k=draw.randint(3, 5)))
+            font = ImageFont.load_default(32)
+            quote = Image.new("RGB", (600, 315), "white")
+            pen = ImageDraw.Draw(quote)
+            pen.text((300 - pen.textlength(text, font) / 2, 140), text, fill="black", font=font)
+            prints.append(plain_fingerprint(quote) or "")
+        assert all(prints)
+        assert placeholder_groups(prints) == []
+        assert placeholder_groups([*prints, *prints[:1] * 9]) == [[0, *range(120, 129)]]
 
     def test_photographs_have_none(self) -> None:
         noise = Image.effect_noise((300, 200), 90).convert("RGB")
