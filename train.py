@@ -522,6 +522,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         command=shlex.join(["python", "train.py", *argv]),
         history=trainer.progress.history,
         config={"model": model.config.to_dict(), **{k: v for part in arguments for k, v in asdict(part).items()}},
+        gold={
+            split: {
+                "sha256": corpus.report["data"][str(path)]["sha256"],
+                "known_as": corpus.report["data"][str(path)]["known_as"],
+                "repaired": corpus.report["splits"][split]["tags_repaired"],
+            }
+            for split, path in corpus.config.text_files().items()
+        },
     )
     if accelerator.is_main_process:
         export_model(best, processor, output / "model")

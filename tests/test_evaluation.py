@@ -29,8 +29,10 @@ from hub_card.evaluation import (
     read_report,
     score_tags,
     score_views,
+    shared_signatures,
     write_report,
 )
+from hub_card.intervals import bootstrap_f1, post_counts
 from modeling_ita.tag_scheme import Span
 
 GOLD = [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["B-ORG", "O", "B-PER"]]
@@ -55,6 +57,21 @@ def report_of(
     scores = {"lenient": {"f1": f1}}
     data = {f"{folder}/test.txt": {"sha256": sha256}}
     return {"name": name, "data": data, "scores": {"test": dict.fromkeys(views, scores)}}
+
+
+def signed(name: str, predictions: list[list[list[str]]], repaired: int = 0) -> dict[str, Any]:
+    views = dict(zip(("T", "I+T"), predictions, strict=False))
+    sha256 = "0123abcd" + 56 * "0"
+    return make_report(
+        name=name,
+        scores={"test": score_views(GOLD, views)},
+        counts={},
+        data={"test.txt": {"sha256": sha256}},
+        command="",
+        history={},
+        config={},
+        gold={"test": {"sha256": sha256, "known_as": "unknown", "repaired": repaired}},
+    )
 
 
 @pytest.fixture
@@ -261,6 +278,7 @@ def report() -> dict[str, Any]:
         command="python train.py --seed 1",
         history={"steps": [{"step": 1, "loss": float("nan")}], "evaluations": [{"epoch": 1, "T": 0.5, "best": True}]},
         config={"output_dir": Path("runs/1"), "learning_rate": np.float32(0.5), "views": ("T", "I+T")},
+        gold={"test": {"sha256": "a7d9e172" + 56 * "0", "known_as": "twitter2017-umt test", "repaired": 1}},
     )
 
 
@@ -305,14 +323,68 @@ def test_table_shows_views_percentages_and_losses(report: dict[str, Any]) -> Non
     lines = format_table(report).split("\n")
     assert lines[0] == "test, in percent: 4 posts, 4 entities"
     assert lines[1].split() == ["view", "P", "R", "F1", "strict", "P", "strict", "R", "strict", "F1"]
-    assert lines[3].split() == ["T", "100.0", "75.0", "85.7", "100.0", "75.0", "85.7"]
-    assert lines[4].split() == ["I+T", *["100.0"] * 6]
+    low, high = (f"{100 * end:.1f}" for end in bootstrap_f1(post_counts(GOLD, [["O", "O", "O"], *GOLD[1:]])))
+    assert float(low) < 85.7 < float(high)
+    assert lines[3].split() == ["T", "100.0", "75.0", "85.7", f"[{low},", f"{high}]", "100.0", "75.0", "85.7"]
+    whole = bootstrap_f1(post_counts(GOLD, GOLD))
+    assert whole.high == 1.0
+    assert lines[4].split() == ["I+T", *["100.0"] * 3, f"[{100 * whole.low:.1f},", "100.0]", *["100.0"] * 3]
     assert lines[5].split()[:2] == ["wrong", "image"]
     assert lines[6] == "wrong image: 2 words with 1 entities were never seen by the model and count as missed"
     assert len({len(line) for line in lines[1:6]}) == 1
     assert len(format_table(report, "valid").split("\n")) == 4
     with pytest.raises(ValueError, match=r"'both views, CVA' has no scores on 'dev' \(it has: valid, test\)"):
         format_table(report, "dev")
+
+
+def test_counts_of_posts_are_short_lists_that_add_up(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert text.count('"gold": [1, 1, 0, 2],\n') == 4  # on one line, in every view of every split
+    for views in report["scores"].values():
+        for scored in views.values():
+            for key in ("gold", "predicted", "correct"):
+                assert sum(scored["post_counts"][key]) == scored["lenient"][key]
+    assert report["scores"]["test"]["T"]["post_counts"]["correct"] == [0, 1, 0, 2]
+    assert report["scores"]["test"]["wrong_image"]["post_counts"]["predicted"] == [0, 1, 0, 2]
+
+
+def test_checksum_of_posts_moves_with_gold_lengths_and_order_only() -> None:
+    def checksum(gold: list[list[str]], predicted: list[list[str]]) -> str:
+        return score_views(gold, {"T": predicted})["T"]["post_counts"]["sha256"]
+
+    assert checksum(GOLD, GOLD) == checksum(GOLD, [[] for _ in GOLD])
+    bioes = [["B-PER", "E-PER", "O"], ["O", "S-LOC"], [], ["S-ORG", "O", "S-PER"]]
+    assert checksum(bioes, bioes) == checksum(GOLD, GOLD)
+    others = [GOLD[::-1], GOLD[1:], [*GOLD[:3], ["B-ORG", "O", "B-LOC"]], [[*GOLD[0], "O"], *GOLD[1:]]]
+    assert len({checksum(posts, posts) for posts in [GOLD, *others]}) == 5
+
+
+def test_scores_of_a_known_file_have_signatures(report: dict[str, Any]) -> None:
+    line = (
+        "ita-mner-f1|data:twitter2017-umt@a7d9e172|split:test|view:I+T|scheme:lenient|types:LOC,ORG,PER|gold:4|posts:4"
+        f"|repair:1|lost:0|v:{metadata.version('ita-mner')}"
+    )
+    assert list(report["signatures"]) == ["test"]
+    assert report["signatures"]["test"]["I+T"] == {"lenient": line, "strict": line.replace("lenient", "strict")}
+    assert report["signatures"]["test"]["wrong_image"]["lenient"] == line.replace("I+T", "wrong_image").replace(
+        "lost:0", "lost:1"
+    )
+    assert format_table(report).split("\n")[7] == report["signatures"]["test"]["T"]["lenient"]
+    del report["scores"]["test"]["wrong_image"]  # what is left lost the same
+    assert format_table(report).split("\n")[5:] == [
+        line.replace("|view:I+T", ""),
+        line.replace("|view:I+T", "").replace("lenient", "strict"),
+    ]
+
+
+def test_data_that_are_not_known_are_named_by_checksum() -> None:
+    report = signed("mine", [GOLD])
+    assert report["signatures"]["test"]["T"]["lenient"].startswith("ita-mner-f1|data:0123abcd|split:test|view:T|")
+    del report["signatures"], report["scores"]["test"]["T"]["post_counts"]  # a report of an older version
+    lines = format_table(report).split("\n")
+    assert len(lines) == 4
+    assert lines[3].split() == ["T", *["100.0"] * 6]
 
 
 # Several runs
@@ -351,6 +423,34 @@ def test_command_line_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFix
         write_report(report_of("CVA", f1), path)
     main(["table", *paths])
     assert capsys.readouterr().out == "| run | T | I+T |\n|---|---|---|\n| CVA | 85.0 ± 7.1 (2) | 85.0 ± 7.1 (2) |\n"
+
+
+def test_table_of_runs_measured_alike_has_one_signature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = [["O", "O", "O"], *GOLD[1:]]
+    seeds = [signed("CVA", [GOLD, GOLD]), signed("CVA", [worse, GOLD]), signed("text", [worse])]
+    shared = (
+        "ita-mner-f1|data:0123abcd|split:test|scheme:lenient|types:LOC,ORG,PER|gold:4|posts:4|repair:0|lost:0"
+        f"|v:{metadata.version('ita-mner')}"
+    )
+    assert shared_signatures(seeds) == [shared]
+    other = signed("repaired", [GOLD, GOLD], repaired=2)
+    assert shared_signatures([*seeds[:2], other]) == [
+        f"CVA: {shared}",
+        f"repaired: {shared.replace('repair:0', 'repair:2')}",
+    ]
+    unsigned = report_of("old", 0.8)
+    assert shared_signatures([unsigned]) == []
+    assert shared_signatures([unsigned, *seeds[:2]]) == [f"CVA: {shared}"]
+    paths = [str(tmp_path / f"{number}.json") for number in range(3)]
+    for path, report in zip(paths, seeds, strict=True):
+        write_report(report, path)
+    main(["table", *paths])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["", shared]
+
+
+def test_runs_not_measured_alike_have_no_mean() -> None:
+    with pytest.raises(ValueError, match=r"'CVA' were not measured alike in view T \(.*repaired gold tags: 0 and 2"):
+        mean_and_sd([signed("CVA", [GOLD]), signed("CVA", [GOLD], repaired=2)])
 
 
 @pytest.mark.parametrize(

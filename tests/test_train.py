@@ -84,6 +84,10 @@ def test_a_run_leaves_model_report_and_picture(corpus: Path, tiny_encoder: str, 
         report["scores"]["validation"]["I+T"]["lenient"]["f1"] / 2
     )
     assert all(len(file["sha256"]) == 64 for file in report["data"].values())
+    checksum = report["data"][str(corpus / "test.txt")]["sha256"][:8]
+    assert report["signatures"]["test"]["I+T"]["lenient"].startswith(
+        f"ita-mner-f1|data:{checksum}|split:test|view:I+T|scheme:lenient|types:LOC,ORG|gold:8|posts:8|repair:0|lost:0|v:"
+    )
     assert report["counts"]["corpus"]["splits"]["train"]["contexts"]["missing"] == 1
     assert report["command"].startswith("python train.py --dataset conll")
     assert {"config.json", "model.safetensors", "processor_config.json", "crf.py"} <= {
