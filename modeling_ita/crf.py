@@ -102,7 +102,9 @@ class LinearChainCRF(nn.Module):
         return (self._log_partition(words, scores) + offset).to(words.dtype)
 
     @torch.compiler.disable
-    def log_likelihood(self, emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def log_likelihood(
+        self, emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
+    ) -> torch.Tensor:
         """Log p of the given tag sequences.
 
         The gradient is the classic one: counts in the given sequence less expected counts. The latter come straight
@@ -112,6 +114,7 @@ class LinearChainCRF(nn.Module):
             emissions: `(B, N, C)`.
             tags: tag ids, int64 `(B, N)`; any value (such as −100) outside the mask.
             mask: boolean `(B, N)`.
+            temperature: divides all scores, those of transitions too; more than 1 makes the distribution flatter.
 
         Returns:
             `(B,)`, at most 0; −inf for a sequence that `constraints="always"` rules out.
@@ -119,7 +122,7 @@ class LinearChainCRF(nn.Module):
         Raises:
             ValueError: the shapes do not fit, or a word's tag id is not one.
         """
-        words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        words, scores, _ = self._bordered(emissions, mask, self.constraints == "always", temperature)
         self._check_tags(tags, mask)
         path = tags.masked_fill(~mask, self.num_tags).t()
         path = nn.functional.pad(path, (0, 0, 1, 1), value=self.num_tags)  # (N + 2, B), from border to border
@@ -178,7 +181,9 @@ class LinearChainCRF(nn.Module):
         return path, total + offset[:, None]
 
     @torch.compiler.disable
-    def span_log_probability(self, emissions: torch.Tensor, mask: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+    def span_log_probability(
+        self, emissions: torch.Tensor, mask: torch.Tensor, spans: torch.Tensor, temperature: float = 1.0
+    ) -> torch.Tensor:
         """Log p that a post's tags spell exactly this entity: these words, no more and no fewer, of this type.
 
         It is the total probability of all sequences y for which `scheme.spans(y)` holds the span, under the
@@ -192,6 +197,7 @@ class LinearChainCRF(nn.Module):
             mask: boolean `(B, N)`.
             spans: int64 `(S, 4)`, each row's [post in the batch, first word, one past the last word, index of the type
                 in `scheme.types`].
+            temperature: divides all scores, see `log_likelihood`.
 
         Returns:
             `(S,)`, differentiable like `log_marginals`.
@@ -201,7 +207,7 @@ class LinearChainCRF(nn.Module):
         """
         if self.scheme is None:
             raise ValueError("span_log_probability needs a tag scheme (LinearChainCRF(…, scheme=TagScheme(labels)))")
-        words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
+        words, scores, _ = self._bordered(emissions, mask, self.constraints == "always", temperature)
         self._check_spans(spans, mask)
         if not len(spans):
             return words.new_zeros(0)
@@ -241,7 +247,7 @@ class LinearChainCRF(nn.Module):
         return _log_space_messages(words.to(dtype), scores.to(dtype))[:2]
 
     def _bordered(
-        self, emissions: torch.Tensor, mask: torch.Tensor, constrained: bool
+        self, emissions: torch.Tensor, mask: torch.Tensor, constrained: bool, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Emissions and transition scores with the border tag, `(D, N, B)`, as the scans want them, and `(D, D)`.
 
@@ -255,6 +261,8 @@ class LinearChainCRF(nn.Module):
             raise ValueError(
                 f"mask is {mask.dtype} {tuple(mask.shape)} (expected torch.bool {tuple(emissions.shape[:2])})"
             )
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature} (expected a number > 0)")
         words = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
         is_word = mask.t()  # (N, B)
         border = is_word.to(words.dtype) * FORBIDDEN  # impossible at words and certain on padding
@@ -263,6 +271,8 @@ class LinearChainCRF(nn.Module):
         words = words - peak
         scores = torch.cat([self.transitions, self.start_transitions[None]])
         scores = torch.cat([scores, nn.functional.pad(self.end_transitions, (0, 1))[:, None]], 1).to(words.dtype)
+        if temperature != 1:
+            words, scores = words / temperature, scores / temperature
         if constrained:
             scores = scores.masked_fill(self._forbidden.to(scores.device), FORBIDDEN)
         return words, scores, peak.sum(0)

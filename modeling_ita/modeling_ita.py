@@ -252,18 +252,23 @@ class ItaForTokenClassification(PreTrainedModel):
         tags, _ = self.crf.decode(emissions, mask)  # (B, N)
         return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
 
-    def decode_entities(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[ScoredSpan]]:
+    def decode_entities(
+        self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
+    ) -> list[list[ScoredSpan]]:
         """The entities of the best tag sequence of every post, each with its exact posterior.
 
         Args:
             emissions: `(B, N, C)`, from `ItaOutput`.
             mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
         """
+        temperature = self.config.score_temperature if temperature is None else temperature
         scheme = self.config.tag_scheme
         entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
         places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
         spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
-        scores = iter(self.crf.span_log_probability(emissions, mask, spans).exp().clamp(max=1).tolist())
+        log_probs = self.crf.span_log_probability(emissions, mask, spans, temperature)  # (S,)
+        scores = iter(log_probs.exp().clamp(max=1).tolist())
         return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
 
     def _encode(self, views: list[_View], kwargs: dict[str, Any]) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:

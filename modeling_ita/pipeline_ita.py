@@ -62,6 +62,8 @@ class ItaPipeline(Pipeline):
             from 0. All others (`"simple"`, the default, `"first"`, `"average"`, `"max"`) give entities: a word has
             one tag, so there is nothing in which they could differ.
         ignore_labels: entity types, or tags, that are left out. Default: `["O"]`.
+        min_score: entities, or words, with a lower score are left out; 0 keeps all. A report's operating points say
+            which threshold reaches a wanted precision.
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
             took part and their provenance; the context is None if the input had neither image nor context.
         batch_size: posts in a batch, 32 if not given.
@@ -136,17 +138,20 @@ class ItaPipeline(Pipeline):
         is_split_into_words: bool | None = None,
         aggregation_strategy: str | None = None,
         ignore_labels: Sequence[str] | None = None,
+        min_score: float | None = None,
         return_context: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if aggregation_strategy is not None and aggregation_strategy not in _STRATEGIES:
             raise ValueError(
                 f"unknown aggregation_strategy {aggregation_strategy!r} (expected one of {', '.join(_STRATEGIES)})"
             )
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise ValueError(f"min_score is {min_score} (expected a probability)")
         by_word = None if aggregation_strategy is None else aggregation_strategy == "none"
         steps: tuple[dict[str, Any], ...] = (
             {"is_split_into_words": is_split_into_words},
             {"by_word": by_word},
-            {"ignore_labels": ignore_labels, "return_context": return_context},
+            {"ignore_labels": ignore_labels, "min_score": min_score, "return_context": return_context},
         )
         reading, decoding, writing = ({k: v for k, v in step.items() if v is not None} for step in steps)
         return reading, decoding, writing
@@ -202,11 +207,18 @@ class ItaPipeline(Pipeline):
         return {**model_inputs, "tags" if by_word else "spans": decoded}
 
     def postprocess(
-        self, model_outputs: dict[str, Any], ignore_labels: Sequence[str] = ("O",), return_context: bool = False
+        self,
+        model_outputs: dict[str, Any],
+        ignore_labels: Sequence[str] = ("O",),
+        min_score: float = 0.0,
+        return_context: bool = False,
     ) -> list[Any]:
         """The results of what `forward` returned, one for each input."""
         read = self._tagged_words if "tags" in model_outputs else self._entities
-        results = read(model_outputs, frozenset(ignore_labels))
+        results = [
+            [found for found in row if found["score"] >= min_score]
+            for row in read(model_outputs, frozenset(ignore_labels))
+        ]
         if not return_context:
             return results
         contexts = [self._used(context) for context in model_outputs["contexts"]]

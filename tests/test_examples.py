@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dataset_scripts.examples import Example, epoch_batches, shuffled_contexts
-from modeling_ita.visual_context import VisualContext
+from dataset_scripts.examples import epoch_batches
 
 
 @pytest.mark.parametrize(("posts", "batch_size"), [(1, 4), (7, 4), (64, 16), (103, 16), (200, 3)])
@@ -31,11 +30,3 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert epoch_batches(lengths, 4, 1, 0) == epoch_batches(lengths, 4, 1, 0)
     assert epoch_batches(lengths, 4, 1, 0) != epoch_batches(lengths, 4, 1, 1)
     assert epoch_batches(lengths, 4, 1, 0) != epoch_batches(lengths, 4, 2, 0)
-
-
-def test_shuffled_contexts_stand_at_another_post() -> None:
-    contexts = [VisualContext.from_dict({"captions": [str(i)]}) for i in range(20)]
-    examples = [Example(str(i), ["a"], [0], context) for i, context in enumerate(contexts)]
-    shuffled = shuffled_contexts(examples, seed=0)
-    assert sorted(c.captions[0] for c in shuffled) == sorted(c.captions[0] for c in contexts)
-    assert all(a != b for a, b in zip(shuffled, contexts, strict=True))

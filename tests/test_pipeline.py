@@ -144,6 +144,19 @@ def test_ignored_labels_are_left_out_and_o_is_by_default(pipe: ItaPipeline) -> N
     assert kept == [e for e in entities if e["entity_group"] != "PER"] != entities
 
 
+def test_a_threshold_leaves_out_what_is_less_sure(pipe: ItaPipeline) -> None:
+    posts = ["Phoenix tonight", TEXT, "the London Suns game"]
+    for parameters in ({}, {"aggregation_strategy": "none"}):
+        everything = pipe(posts, **parameters)
+        scores = sorted(entity["score"] for post in everything for entity in post)
+        middle = scores[len(scores) // 2]
+        kept = [[entity for entity in post if entity["score"] >= middle] for post in everything]
+        assert pipe(posts, min_score=middle, **parameters) == kept != everything
+        assert pipe(posts, min_score=0.0, **parameters) == everything
+    with pytest.raises(ValueError, match=r"min_score is 1.5 \(expected a probability\)"):
+        pipe("Phoenix", min_score=1.5)
+
+
 @pytest.mark.parametrize("strategy", ["first", "average", "max"])
 def test_all_ways_of_grouping_are_one(pipe: ItaPipeline, strategy: str) -> None:
     assert pipe(TEXT, aggregation_strategy=strategy) == pipe(TEXT, aggregation_strategy="simple") == pipe(TEXT)

@@ -74,7 +74,7 @@ def test_a_run_leaves_model_report_and_picture(corpus: Path, tiny_encoder: str, 
     train.main(flags(corpus, tiny_encoder, tmp_path / "run", *more))
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert set(report["scores"]) == {"validation", "test"}
-    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image"}
+    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image", "blank_image"}
     assert report["scores"]["test"]["I+T"]["lenient"]["gold"] == 8
     assert report["scores"]["test"]["I+T"]["lenient"]["f1"] > report["scores"]["test"]["T"]["lenient"]["f1"]
     evaluations = report["history"]["evaluations"]
@@ -172,7 +172,7 @@ def test_one_view_alone_trains(corpus: Path, tiny_encoder: str, tmp_path: Path, 
     report = train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--views", views, "--num_epochs", "1"))
     losses = {"text": "text_loss", "cross": "cross_loss"}
     assert {name for name in report["history"]["steps"][0] if name.endswith("_loss")} == {losses[views]}
-    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image"}
+    assert set(report["scores"]["test"]) == {"T", "I+T", "wrong_image", "blank_image"}
 
 
 def test_bioes_trains_and_scores_the_same_entities(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
