@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from hub_card.evaluation import view_title
+from hub_card.report import shared_signatures, view_title
 
 # Okabe and Ito's palette, told apart with any colour vision; a loss has the colour of the view that it trains.
 _BLUE, _VERMILLION, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
@@ -29,7 +29,7 @@ _SMOOTHED_FROM = 30  # Fewer points are drawn as they are.
 
 
 def training_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: str = "test") -> None:
-    """Draw a run's losses, its F1 on valid by epoch, and its F1 on a split by view.
+    """Draw a run's losses, its F1 on valid by epoch, and its F1 on a split by view with the signature of the scores.
 
     Args:
         report: a report as `hub_card.evaluation.make_report` makes it. Losses and views that a run does not have
@@ -46,6 +46,8 @@ def training_figure(report: Mapping[str, Any], path: str | os.PathLike[str], spl
     for axes in (losses, valid, bars):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(report["name"], x=0.01, ha="left", fontsize=13)
+    if split in report["scores"]:
+        figure.supxlabel("\n".join(shared_signatures([report], split)), fontsize=7, family="monospace", color="0.35")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
