@@ -25,7 +25,6 @@ import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from hub_card.report_page import write_page
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
 from transformers.utils import logging as transformers_logging
@@ -39,6 +38,7 @@ from hub_card.export import export_model
 from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
 from hub_card.report import gold_files
+from hub_card.report_page import write_page
 from modeling_ita.aligners import PROFILES
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
