@@ -54,7 +54,7 @@ def placeholder_groups(fingerprints: Sequence[str], copies: int = COPIES) -> lis
 
 
 def _marks(fingerprint: str) -> np.ndarray:
-    """By how much each field is brighter than the ground, and where the ground is a quarter lighter than black."""
+    """By how much each of 32 × 32 fields is brighter than the ground; 0 where that may be noise."""
     fields = np.frombuffer(bytes.fromhex(fingerprint[2:]), dtype=np.uint8).astype(np.float32)
     depths = fields - np.median(fields)
     return np.where(np.abs(depths) > NOISE, depths, 0)
