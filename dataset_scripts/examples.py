@@ -9,7 +9,7 @@ import datasets
 import torch
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.visual_context import VisualContext
 
 

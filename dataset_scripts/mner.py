@@ -24,8 +24,8 @@ from dataset_scripts.conll import (
 )
 from dataset_scripts.context_files import check_context_file, read_contexts
 from dataset_scripts.sample_posts import SAMPLE_POSTS
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.image_file import UnreadableImage, image_sha256, is_blank, open_image, plain_fingerprint
-from modeling_ita.tag_scheme import TagScheme
 
 SPLIT_FILES = {
     "train": ("train.txt",),

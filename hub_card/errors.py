@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modeling_ita.tag_scheme import OUTSIDE, Span
+from modeling_ita.configuration_ita import OUTSIDE, Span
 
 Kind = Literal["correct", "boundary", "type", "boundary_and_type", "missed", "spurious"]
 Match = tuple[Span | None, Span | None, Kind]

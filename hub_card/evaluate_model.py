@@ -17,9 +17,9 @@ from hub_card.calibration_report import calibration_report
 from hub_card.errors import EvaluatedPost, analyse, surface_forms
 from hub_card.prediction import Prediction, decode, padded_batches, read_posts
 from hub_card.scores import score_views
+from modeling_ita.configuration_ita import Span
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 
 VIEWS = ("T", "I+T", "wrong_image", "blank_image")

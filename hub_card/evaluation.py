@@ -52,9 +52,9 @@ from hub_card.scores import (
     score_views,
 )
 from hub_card.signature import Signature
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.tag_scheme import TagScheme
 
 __all__ = [
     "MnerF1",

@@ -12,9 +12,9 @@ from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from modeling_ita.configuration_ita import Span
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 
 DECODED_AT_ONCE = 256  # posts

@@ -18,7 +18,7 @@ from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
 from hub_card.scores import Scoring
 from hub_card.signature import shared_lines
-from modeling_ita.tag_scheme import OUTSIDE
+from modeling_ita.configuration_ita import OUTSIDE
 
 # The columns in this order, each with what the model sees.
 _COLUMNS = {"I+T": "right image", "T": "no image", "wrong_image": "wrong image", "blank_image": "blank image"}

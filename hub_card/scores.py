@@ -25,7 +25,7 @@ import evaluate
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
-from modeling_ita.tag_scheme import OUTSIDE, Span
+from modeling_ita.configuration_ita import OUTSIDE, Span
 
 Scoring = Literal["lenient", "strict"]
 TagSequences = Sequence[Sequence[str]]

@@ -7,15 +7,13 @@ that a checkpoint loads with this code and without `trust_remote_code`.
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 
 from .captioner import Captioner
-from .configuration_ita import ItaConfig
+from .configuration_ita import ItaConfig, Span, TagScheme
 from .crf import LinearChainCRF
 from .modeling_ita import ItaForTokenClassification, ItaOutput
 from .object_tagger import AttributeTagger, ObjectTagger
 from .pipeline_ita import ItaPipeline
-from .processing_ita import Entity, ItaProcessor
-from .tag_scheme import Span, TagScheme
+from .processing_ita import Entity, ItaProcessor, Word, split_words
 from .visual_context import VisualContext, VisualContextBuilder
-from .word_splitter import Word, split_words
 
 AutoConfig.register(ItaConfig.model_type, ItaConfig, exist_ok=True)
 AutoModelForTokenClassification.register(ItaConfig, ItaForTokenClassification, exist_ok=True)

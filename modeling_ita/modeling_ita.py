@@ -14,9 +14,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_ita import ItaConfig
+from .configuration_ita import ItaConfig, Span, TagScheme
 from .crf import LinearChainCRF
-from .tag_scheme import Span, TagScheme
 
 # Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
 _SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}

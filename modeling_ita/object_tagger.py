@@ -19,8 +19,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from .captioner import FAMILIES, florence_answer, generate
-from .pretrained import PretrainedAligner
+from .captioner import FAMILIES, PretrainedAligner, florence_answer, generate
 
 NO_LABELS = ("", "N/A")  # COCO's labels skip numbers, and some checkpoints fill the gaps
 MIN_CROP = 8  # pixels; of the crop of a smaller box no attribute can be told

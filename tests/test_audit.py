@@ -20,7 +20,7 @@ from dataset_scripts.audit_text import normalised
 from dataset_scripts.conll import CorpusFault, read_posts, read_tags
 from dataset_scripts.mner import MnerConfig
 from hub_card.evaluation import read_entities
-from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.configuration_ita import TagScheme
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
 BIO = TagScheme.from_types(TYPES)

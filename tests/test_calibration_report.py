@@ -13,7 +13,7 @@ import pytest
 from hub_card.calibration import scale_scores
 from hub_card.calibration_report import PRECISIONS, calibration_report
 from hub_card.errors import EvaluatedPost
-from modeling_ita.tag_scheme import Span
+from modeling_ita.configuration_ita import Span
 
 VIEWS = ("T", "I+T", "wrong_image")
 A, B, C = Span("PER", 0, 1), Span("LOC", 2, 3), Span("ORG", 4, 6)

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from modeling_ita.aligners import PROFILES, FunctionAligner, make_aligner
 from modeling_ita.image_file import image_sha256
 from modeling_ita.ocr import EasyOcr, RapidOcr
-from modeling_ita.visual_context import EXAMINATION, Alignment, VisualContext, VisualContextBuilder
+from modeling_ita.visual_context import (
+    EXAMINATION,
+    PROFILES,
+    Alignment,
+    FunctionAligner,
+    VisualContext,
+    VisualContextBuilder,
+    make_aligner,
+)
 
 
 def two_colours(size: tuple[int, int] = (60, 40), colour: str = "navy") -> Image.Image:

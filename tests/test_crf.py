@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from modeling_ita import crf as crf_module
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.crf import LinearChainCRF
-from modeling_ita.tag_scheme import TagScheme
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 SCHEMES = [(["PER"], "bio"), (["PER"], "bioes"), (["PER", "LOC"], "bio")]

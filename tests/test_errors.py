@@ -12,7 +12,7 @@ import pytest
 
 from hub_card.errors import KINDS, EvaluatedPost, analyse, match, surface_forms
 from hub_card.scores import score_tags
-from modeling_ita.tag_scheme import Span, TagScheme
+from modeling_ita.configuration_ita import Span, TagScheme
 
 PER, LOC = Span("PER", 0, 2), Span("LOC", 3, 4)
 TYPES = ("LOC", "ORG", "PER")

@@ -33,7 +33,7 @@ from hub_card.evaluation import (
     write_report,
 )
 from hub_card.intervals import bootstrap_f1, post_counts
-from modeling_ita.tag_scheme import Span
+from modeling_ita.configuration_ita import Span
 
 GOLD = [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["B-ORG", "O", "B-PER"]]
 

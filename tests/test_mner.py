@@ -20,7 +20,7 @@ from PIL import Image
 from dataset_scripts import mner
 from dataset_scripts.conll import entity_types, is_invisible, read_posts, read_tags
 from dataset_scripts.mner import MnerConfig, MnerDataset
-from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.visual_context import VisualContext
 
 BIO = TagScheme.from_types(["PER", "LOC", "ORG", "MISC"])

@@ -18,10 +18,21 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForObjectDetection
 
-from modeling_ita import ocr_transformers
-from modeling_ita.aligners import OCR_NAMES, ocr_by_name
-from modeling_ita.ocr import EasyOcr, RapidOcr, Tesseract, TextLine, reading_order, strings_in_order, without_strip
-from modeling_ita.ocr_transformers import Florence2Ocr, PpOcr, cut_out
+from modeling_ita.ocr import (
+    PP_OCR_DETECTOR,
+    PP_OCR_RECOGNIZER,
+    EasyOcr,
+    Florence2Ocr,
+    PpOcr,
+    RapidOcr,
+    Tesseract,
+    TextLine,
+    cut_out,
+    reading_order,
+    strings_in_order,
+    without_strip,
+)
+from modeling_ita.visual_context import OCR_NAMES, ocr_by_name
 
 RED, BLUE = (220, 20, 30), (10, 40, 200)
 
@@ -400,8 +411,8 @@ class TestPpOcr:
         sha, other = "a" * 40, "b" * 40
         aligner = ocr_by_name("pp-ocr", sha, detector_revision=other)
         assert isinstance(aligner, PpOcr)
-        assert (aligner.identity["model"], aligner.identity["revision"]) == (ocr_transformers.PP_OCR_RECOGNIZER, sha)
-        assert aligner.identity["settings"]["detector"] == ocr_transformers.PP_OCR_DETECTOR
+        assert (aligner.identity["model"], aligner.identity["revision"]) == (PP_OCR_RECOGNIZER, sha)
+        assert aligner.identity["settings"]["detector"] == PP_OCR_DETECTOR
         assert aligner.identity["settings"]["detector_revision"] == other
 
     def test_shared_and_pickled(self, aligner: PpOcr, pp_ocr_folders: tuple[str, str]) -> None:

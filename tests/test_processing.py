@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from modeling_ita.configuration_ita import Span
 from modeling_ita.processing_ita import Entity, ItaProcessor
-from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 
 CONTEXT = {"ocr": ["SUNS", "NBA"], "captions": ["a man", "a dog"], "object_tags": ["red car", "dog"]}

@@ -16,7 +16,7 @@ from hub_card.errors import EvaluatedPost, analyse
 from hub_card.report import format_f1, make_report
 from hub_card.report_page import write_page
 from hub_card.scores import score_views
-from modeling_ita.tag_scheme import Span
+from modeling_ita.configuration_ita import Span
 
 VIEWS = ("T", "I+T", "wrong_image", "blank_image")
 SHA256 = "a7d9e172" * 8

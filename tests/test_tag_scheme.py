@@ -10,7 +10,7 @@ import torch
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
-from modeling_ita.tag_scheme import Span, TagScheme
+from modeling_ita.configuration_ita import Span, TagScheme
 
 BIO, BIOES = (TagScheme.from_types(["PER", "LOC"], name) for name in ("bio", "bioes"))
 both_schemes = pytest.mark.parametrize("scheme", [BIO, BIOES], ids=["bio", "bioes"])

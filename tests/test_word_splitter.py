@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from modeling_ita.word_splitter import split_words
+from modeling_ita.processing_ita import split_words
 
 
 @pytest.mark.parametrize(
