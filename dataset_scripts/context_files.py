@@ -102,7 +102,11 @@ def named_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any
             if origin.keys() >= {"model", "revision", "settings"}:
                 aligner = {key: origin[key] for key in ("model", "revision", "settings")}
                 made.setdefault(kind, Counter())[json.dumps(aligner, sort_keys=True)] += 1
-    return {kind: json.loads(counts.most_common(1)[0][0]) for kind, counts in made.items()}
+    # datasets reads JSON with a parser that is off by a bit: 0.6 comes back as 0.6000000000000001, another setting.
+    return {
+        kind: json.loads(counts.most_common(1)[0][0], parse_float=lambda digits: float(f"{float(digits):.15g}"))
+        for kind, counts in made.items()
+    }
 
 
 def context_dataset(contexts: Mapping[str, VisualContext]) -> datasets.Dataset:
