@@ -40,6 +40,7 @@ from dataset_scripts.align_images import Record, align_images
 from dataset_scripts.context_files import check_suffix, context_dataset, join_contexts, read_contexts, write_contexts
 from dataset_scripts.context_preview import Card, write_preview
 from dataset_scripts.context_store import ContextStore
+from dataset_scripts.dataset_card import CARD_TABLE, aligner_table
 from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
 from dataset_scripts.placeholders import COPIES, placeholder_groups
 from modeling_ita.visual_context import (
@@ -54,9 +55,6 @@ from modeling_ita.visual_context import (
 
 STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
 HUB_CONFIGURATION = "visual_context"
-CARD_TABLE = """| kind | model | revision | settings | images with text | strings |
-|---|---|---|---|---|---|
-"""
 CARD_TEXT = """# Visual contexts
 
 What images say, as text: one row for every image, by the id of its post. There is nothing of the posts here, neither
@@ -275,11 +273,7 @@ def push_contexts(
     Raises:
         OSError: the Hub cannot be reached, or refuses.
     """
-    rows = "".join(
-        f"| {kind} | {count['aligner']['model']} | {count['aligner']['revision']} | "
-        f"`{json.dumps(count['aligner']['settings'])}` | {count['with_text']} | {count['strings']} |\n"
-        for kind, count in report["kinds"].items()
-    )
+    table = aligner_table(report["kinds"])
     # As a DatasetDict: a Dataset alone would leave the columns that the card declares for the rows that were there.
     splits = datasets.DatasetDict({"train": context_dataset(contexts)})
     try:
@@ -287,9 +281,9 @@ def push_contexts(
         card = DatasetCard.load(repository)
         before = card.text
         if before.strip():
-            card.text = re.sub(re.escape(CARD_TABLE) + r"(\|.*\n?)*", lambda _: CARD_TABLE + rows, before)
+            card.text = re.sub(re.escape(CARD_TABLE) + r"(\|.*\n?)*", lambda _: table, before)
         else:
-            card.text = CARD_TEXT.format(table=CARD_TABLE + rows)
+            card.text = CARD_TEXT.format(table=table)
         if card.text != before:
             card.push_to_hub(repository)
     except HTTPError as error:  # no OSError if there is no connection

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import datasets
+from huggingface_hub import CommitInfo
 
 from dataset_scripts.conll import (
     TaggedPost,
@@ -44,6 +45,8 @@ KNOWN_FILES = {
     "dafe42cae8975fd98b08d0f963caa57dc68f9157ea3c40a3b881d4ccc450bc2e": "sample_posts test",
 }
 """Published text files by sha256. "Twitter-17" is the name of two data sets and Twitter-15 has two sets of labels."""
+WITHOUT_LICENCE = ("twitter2015", "twitter2017", "snap")
+"""Corpora that nobody was given the right to pass on: configurations, and how their names in `KNOWN_FILES` begin."""
 
 
 @dataclass
@@ -211,6 +214,36 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         if saved.is_file():
             return json.loads(saved.read_text(encoding="utf-8"))
         return self._make_report()
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        *,
+        license: str | None = None,
+        language: str | None = None,
+        i_have_the_rights: bool = False,
+        checksums_only: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> CommitInfo:
+        """Put the corpus on the Hub in one commit: posts with their images, contexts, and a card.
+
+        The arguments, and what is refused, are those of `dataset_scripts.push_dataset.push_dataset`.
+        """
+        from dataset_scripts.push_dataset import push_dataset  # it imports this module
+
+        return push_dataset(
+            self,
+            repo_id,
+            private,
+            license=license,
+            language=language,
+            i_have_the_rights=i_have_the_rights,
+            checksums_only=checksums_only,
+            revision=revision,
+            token=token,
+        )
 
     def _info(self) -> datasets.DatasetInfo:
         self._fingerprint = self.config.fingerprint()

@@ -45,6 +45,7 @@ class LoopbackHub:
         repositories: by `models/OWNER/NAME` and so on.
         lfs: by SHA-256, what LFS keeps; who knows the hash may read it, as with the Hub's signed addresses.
         requests: all that was asked for, as `METHOD /path`.
+        held: requests that begin so, as `METHOD /path`, are never answered, as when a line goes dead.
     """
 
     def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
@@ -52,6 +53,7 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.held: str | None = None
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -129,8 +131,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        request = f"{self.command} {url.path}"
+        self.hub.requests.append(request)
+        if self.hub.held and request.startswith(self.hub.held):
+            self.connection.recv(1)  # until the client hangs up
+            self.close_connection = True
+            return
         with self.hub.lock:
-            self.hub.requests.append(f"{self.command} {url.path}")
             try:
                 answer = self._answer("GET" if self.command == "HEAD" else self.command, parts, query, body)
             except HubError as error:

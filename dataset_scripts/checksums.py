@@ -1,0 +1,95 @@
+"""Checksums of a corpus: with them, whoever has it can see that it is the same one, and nobody else gets it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import datasets
+
+from modeling_ita.image_file import image_sha256
+
+CHECKSUMS = "checksums"
+"""The configuration's name on the Hub; its one split has the posts of all splits."""
+
+FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("id", "split", "words_sha256", "image_sha256")}
+    | {"num_words": datasets.Value("int32")}
+)
+
+
+class Difference(NamedTuple):
+    """What two copies of a corpus differ in: a post of a split, and what is different about it."""
+
+    split: str
+    id: str
+    what: str
+
+
+def words_sha256(words: list[str]) -> str:
+    """The sha256 of a post's words, joined by newlines, in UTF-8. No word holds a newline."""
+    return hashlib.sha256("\n".join(words).encode("utf-8")).hexdigest()
+
+
+def checksum_dataset(posts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    """A row for every post: `id`, `split`, `words_sha256`, `image_sha256` (null where it has none) and `num_words`.
+
+    Args:
+        posts: by split, the rows of `MnerDataset`.
+
+    Raises:
+        OSError: an image cannot be read any more.
+    """
+    return datasets.Dataset.from_list(list(_rows(posts)), FEATURES)
+
+
+def compare_checksums(here: datasets.Dataset, there: datasets.Dataset, images: bool = True) -> list[Difference]:
+    """What differs, in the order of the published rows; posts that are only here come last.
+
+    Args:
+        here: the checksums of one's own copy, see `checksum_dataset`.
+        there: those that were published.
+        images: whether images are compared.
+    """
+    own = {(row["split"], row["id"]): row for row in here}
+    differences = []
+    for row in there:
+        key = (row["split"], row["id"])
+        mine = own.pop(key, None)
+        if mine is None:
+            differences.append(Difference(*key, "the post is missing here"))
+            continue
+        if mine["words_sha256"] != row["words_sha256"]:
+            lengths = (
+                "" if mine["num_words"] == row["num_words"] else f" ({mine['num_words']}, not {row['num_words']})"
+            )
+            differences.append(Difference(*key, f"the words differ{lengths}"))
+        if images and mine["image_sha256"] != row["image_sha256"]:
+            what = "the image differs"
+            if mine["image_sha256"] is None:
+                what = "the image is missing, unreadable or blank here"
+            elif row["image_sha256"] is None:
+                what = "there is an image here only"
+            differences.append(Difference(*key, what))
+    return [*differences, *(Difference(*key, "the post is here only") for key in own)]
+
+
+def _rows(posts: Mapping[str, datasets.Dataset]) -> Iterator[dict[str, Any]]:
+    for split, rows in posts.items():
+        files = rows.select_columns(["id", "words", "image"]).cast_column("image", datasets.Image(decode=False))
+        for row in files:
+            yield {
+                "id": row["id"],
+                "split": str(split),
+                "words_sha256": words_sha256(row["words"]),
+                "image_sha256": _file_sha256(row["image"]["path"]) if row["image"] else None,
+                "num_words": len(row["words"]),
+            }
+
+
+def _file_sha256(path: str) -> str:
+    try:
+        return image_sha256(path)
+    except OSError as error:
+        raise OSError(f"{path}, which was there when the corpus was prepared: {error}") from error
