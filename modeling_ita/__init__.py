@@ -12,7 +12,7 @@ from .crf import LinearChainCRF
 from .modeling_ita import ItaForTokenClassification, ItaOutput
 from .object_tagger import AttributeTagger, ObjectTagger
 from .pipeline_ita import ItaPipeline
-from .processing_ita import Entity, ItaProcessor, Word, split_words
+from .processing_ita import Entity, ItaDataCollator, ItaProcessor, Word, split_words
 from .visual_context import VisualContext, VisualContextBuilder
 
 AutoConfig.register(ItaConfig.model_type, ItaConfig, exist_ok=True)
@@ -24,6 +24,7 @@ __all__ = [
     "Captioner",
     "Entity",
     "ItaConfig",
+    "ItaDataCollator",
     "ItaForTokenClassification",
     "ItaOutput",
     "ItaPipeline",

@@ -145,6 +145,9 @@ class TagScheme:
         return "B" if first else "I"
 
 
+# Raised by one when the weights or settings of a checkpoint change their names or their meaning.
+CHECKPOINT_FORMAT = 1
+
 DEFAULT_TYPES = ("PER", "LOC", "ORG", "MISC")
 
 # Weights of L_T, L_I+T and L_CVA, and the temperature of CVA.
@@ -177,9 +180,12 @@ class ItaConfig(PreTrainedConfig):
             entities themselves, the losses and the logits do not depend on it.
         cls_token_id: id of the piece before the post; needed only for inputs without `word_positions`.
         sep_token_id: id of the separator after the post; needed only for inputs without `word_positions`.
+        checkpoint_format: what the names of weights and settings are those of, `CHECKPOINT_FORMAT` in a new model. A
+            checkpoint that has none is of the first format.
 
     Raises:
-        ValueError: the tag set is no BIO or BIOES tag set, or a number is out of range.
+        ValueError: the tag set is no BIO or BIOES tag set, a number is out of range, or the checkpoint was made by a
+            version of this package that is too new for this one.
     """
 
     model_type = "ita"
@@ -201,8 +207,17 @@ class ItaConfig(PreTrainedConfig):
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     tie_word_embeddings: bool = False
+    checkpoint_format: int | None = None  # None, so that it is always among the settings that are saved
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.checkpoint_format is None:
+            self.checkpoint_format = CHECKPOINT_FORMAT
+        if self.checkpoint_format > CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"this checkpoint is of format {self.checkpoint_format}, and the installed ita-mner knows formats up "
+                f"to {CHECKPOINT_FORMAT}: pip install --upgrade ita-mner, or leave the package out and load with "
+                "trust_remote_code=True, which takes the checkpoint's own code"
+            )
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(TagScheme.from_types(DEFAULT_TYPES).labels))
         for name, value in LOSS_PRESETS[self.loss_preset].items():

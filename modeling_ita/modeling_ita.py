@@ -87,6 +87,7 @@ class ItaForTokenClassification(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = ["crf"]
+    _keep_in_fp32_modules = ["classifier", "crf"]  # quantizers leave these alone; float16 leaves them in float32
 
     def __init__(self, config: ItaConfig) -> None:
         super().__init__(config)
@@ -96,6 +97,27 @@ class ItaForTokenClassification(PreTrainedModel):
         self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
         self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: the checkpoint lacks weights of the model; only with `ignore_mismatched_sizes=True`, which asks
+                for new ones, are they random numbers.
+        """
+        loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
+        model, found = loaded
+        if found["missing_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            missing = sorted(found["missing_keys"])
+            raise ValueError(
+                f"{name_or_path} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: it is no "
+                "checkpoint of this model, or one of another format. ItaForTokenClassification.from_text_encoder("
+                f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
+            )
+        return (model, found) if output_loading_info else model
 
     @classmethod
     def from_text_encoder(
@@ -217,7 +239,8 @@ class ItaForTokenClassification(PreTrainedModel):
 
         hidden, encoded = self._encode(views, kwargs)
         words = torch.cat([_words(h, word_positions, word_rows) for h in hidden])  # (V·B, N, H), V = 1 or 2 views
-        emissions = self.classifier(self._drop_words(words)).float()  # (V·B, N, C)
+        words = self._drop_words(words).to(self.classifier.weight.dtype)
+        emissions = self.classifier(words).float()  # (V·B, N, C)
         masks = mask.repeat(len(views), 1)  # (V·B, N)
         logits = self.crf.log_marginals(emissions, masks)  # (V·B, N, C)
 
