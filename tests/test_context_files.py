@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_scripts.context_files import named_aligners
+from dataset_scripts.context_files import named_aligners, recorded_aligners
 from dataset_scripts.examples import read_examples
 from dataset_scripts.mner import MnerDataset
 from modeling_ita import TagScheme
@@ -20,10 +20,15 @@ def test_aligners_are_named_with_the_very_settings_that_made_the_contexts(
     sources = [origin, origin, other, {"model": "scene"}]
     ids = range(len(sources))
     (tmp_path / "train.txt").write_text("\n".join(f"IMGID:{n}\nParis\tB-LOC\n" for n in ids))
-    rows = [{"id": str(n), "ocr": ["SALE"], "provenance": {"ocr": sources[n]}} for n in ids]
+    rows = [
+        {"id": str(n), "ocr": ["SALE"], "captions": ["x"], "provenance": {"ocr": sources[n], "captions": sources[-1]}}
+        for n in ids
+    ]
     (tmp_path / "contexts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     corpus = MnerDataset(config_name="conll", data_dir=str(tmp_path), context_files=[str(tmp_path / "contexts.jsonl")])
     corpus.download_and_prepare()
     scheme = TagScheme.from_types(["LOC"])
     posts = read_examples(corpus.as_dataset()["train"], scheme, scheme)
-    assert named_aligners(post.context for post in posts) == {"ocr": origin}
+    recorded = recorded_aligners(post.context for post in posts)
+    assert recorded == {"ocr": origin, "captions": {"model": "scene"}}
+    assert named_aligners(recorded) == {"ocr": origin}

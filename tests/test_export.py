@@ -6,8 +6,9 @@ import importlib.util
 import json
 import os
 import pickle
-import subprocess
+import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stranger import run_stranger
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports
 from transformers.utils import logging
@@ -22,7 +24,11 @@ from transformers.utils import logging
 import modeling_ita
 from hub_card import predict
 from hub_card.export import code_files, export_model
+from hub_card.requirements import BASE, OF_CHECKPOINTS, OF_ENGINES, requirements, system_packages
 from modeling_ita import ItaConfig, ItaForTokenClassification, ItaPipeline, ItaProcessor, VisualContextBuilder
+from modeling_ita.configuration_ita import CHECKPOINT_FORMAT
+
+ROOT = Path(modeling_ita.__file__).parents[1]
 
 POST = "Phoenix Suns tonight, Obama in Paris 😀"
 CONTEXT = {"captions": ["a man in the stadium"], "ocr": ["NBA"]}
@@ -60,10 +66,11 @@ def assert_same(entities: list[dict[str, Any]], expected: list[dict[str, Any]]) 
 def test_the_folder_holds_what_is_needed_and_no_more(exported: Path) -> None:
     code = {file.name for file in code_files()}
     files = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    files |= {"README.md", "handler.py", "requirements.txt"}
     assert {file.name for file in exported.iterdir()} == code | files
     assert {"configuration_ita.py", "modeling_ita.py", "processing_ita.py", "pipeline_ita.py", "crf.py"} <= code
     assert "__init__.py" not in code
-    assert len(code | files) <= 20
+    assert len(code | files | {"report.png", "ita.yaml"}) <= 20  # what a report adds
     assert os.listdir(exported.parent) == [exported.name]
 
 
@@ -81,14 +88,47 @@ def test_the_entries_name_the_classes(exported: Path) -> None:
 
 
 def test_nothing_tells_where_the_encoder_lay(exported: Path, tiny_encoder: str) -> None:
-    for file in exported.glob("*.json"):
+    for file in (*exported.glob("*.json"), exported / "README.md"):
         assert tiny_encoder not in file.read_text()
 
 
-def test_the_code_imports_torch_transformers_and_pil_only() -> None:
+def test_the_code_imports_torch_transformers_and_pil_only(exported: Path) -> None:
     allowed = {*sys.stdlib_module_names, "torch", "transformers", "PIL"}
-    for file in code_files():
+    for file in exported.glob("*.py"):
         assert set(get_imports(file)) <= allowed, file.name
+
+
+@pytest.mark.parametrize(
+    ("builder", "lines"),
+    [
+        (None, []),
+        (VisualContextBuilder(ocr="tesseract").to_dict() | {"knowledge": "my_code:read"}, ["pytesseract>=0.3.13"]),
+        (
+            {"ocr": {"model": "rapidocr", "revision": "3.10.0", "settings": {}}},
+            ["rapidocr==3.10.0", "onnxruntime>=1.20"],
+        ),
+        (
+            {"ocr": {"model": "tesseract", "revision": "5.3.0"}, "captions": "microsoft/git-base"},
+            ["pytesseract>=0.3.13", *OF_CHECKPOINTS],
+        ),
+        ({"ocr": "pp-ocr", "captions": {"model": "a/b"}}, [*OF_ENGINES["pp-ocr"], "num2words>=0.5.13"]),
+    ],
+)
+def test_requirements_are_those_of_the_aligners(builder: dict[str, Any] | None, lines: list[str]) -> None:
+    assert requirements(builder) == [*BASE, *lines]
+
+
+def test_tesseract_is_a_program_too() -> None:
+    assert system_packages({"ocr": {"model": "tesseract", "revision": "5.3.0"}}) == ["tesseract-ocr"]
+    assert system_packages({"ocr": "rapidocr"}) == system_packages(None) == []
+
+
+def test_requirements_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(BASE) <= set(project["dependencies"])
+    extras = project["optional-dependencies"]
+    assert {name: tuple(extras[name]) for name in OF_ENGINES} == OF_ENGINES
+    assert tuple(extras["vlm"]) == OF_CHECKPOINTS
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -208,17 +248,71 @@ def test_a_tag_set_that_does_not_fit_is_an_error(exported: Path, caplog: pytest.
     assert "ckpt: torch.Size([9, 32]) vs model:torch.Size([3, 32])" in caplog.text
 
 
+# --- checkpoints of other versions -----------------------------------------------------------------------------------
+
+# What version 0.1.0 wrote before checkpoints had a format.
+EARLIER_CONFIG = {
+    "architectures": ["ItaForTokenClassification"],
+    "cls_token_id": 2,
+    "constraints": "none",
+    "cross_loss_weight": 1.0,
+    "cva_loss_weight": 1.0,
+    "cva_temperature": 1.0,
+    "dtype": "float32",
+    "loss_preset": "paper",
+    "model_type": "ita",
+    "sep_token_id": 3,
+    "text_loss_weight": 1.0,
+    "transformers_version": "5.23.0",
+    "word_dropout": 0.1,
+}
+
+
+def test_a_checkpoint_of_an_earlier_version_loads(
+    exported: Path, tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, tmp_path: Path
+) -> None:
+    shutil.copytree(exported, tmp_path / "earlier")
+    config = json.loads((exported / "config.json").read_text())
+    assert config["checkpoint_format"] == 1
+    earlier = EARLIER_CONFIG | {key: config[key] for key in ("text_config", "id2label", "label2id")}
+    (tmp_path / "earlier" / "config.json").write_text(json.dumps(earlier))
+    processor = {"processor_class": "ItaProcessor", "context_builder": {"ocr": "rapidocr"}}
+    (tmp_path / "earlier" / "processor_config.json").write_text(json.dumps(processor))
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "earlier")
+    pipe = ItaPipeline(model=model, processor=AutoProcessor.from_pretrained(tmp_path / "earlier"), device="cpu")
+    assert_same(pipe(POST), ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")(POST))
+    assert list(pipe.context_builder.aligners) == ["ocr"]
+
+
+def test_a_checkpoint_of_a_later_version_says_what_to_do(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "later")
+    config = json.loads((exported / "config.json").read_text()) | {"checkpoint_format": 2}
+    (tmp_path / "later" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"is of format 2, .* knows formats up to 1: pip install --upgrade ita-mner"):
+        AutoModelForTokenClassification.from_pretrained(tmp_path / "later")
+
+
+def test_a_format_is_these_weights_and_these_settings(tiny_model: ItaForTokenClassification, exported: Path) -> None:
+    """Whoever changes one of these names raises CHECKPOINT_FORMAT, and says how the earlier format is read."""
+    assert CHECKPOINT_FORMAT == 1
+    own = sorted(name for name in tiny_model.state_dict() if not name.startswith("encoder."))
+    assert own == [
+        "classifier.bias", "classifier.weight",
+        "crf.end_transitions", "crf.start_transitions", "crf.transitions",
+    ]  # fmt: skip
+    config = json.loads((exported / "config.json").read_text())
+    assert set(config) >= set(EARLIER_CONFIG) - {"cva_temperature"}
+    processor = json.loads((exported / "processor_config.json").read_text())
+    assert set(processor) == {
+        "auto_map", "context_builder", "context_kinds", "max_context_length", "max_length", "processor_class",
+        "segment_ids", "separate_kinds", "window_overlap",
+    }  # fmt: skip
+
+
 # --- loading where nothing of this project can be imported -----------------------------------------------------------
 
 STRANGER = """
 import json, sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("modeling_ita", "hub_card", "dataset_scripts", "train"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
 from transformers import AutoTokenizer, pipeline
 
 folder, again, post, context, image = sys.argv[1:]
@@ -251,16 +345,10 @@ def test_it_works_for_a_stranger(
         picture = Image.new("RGB", (200, 80), "white")
         picture.paste("black", (20, 20, 60, 60))
         picture.save(image)
-    run = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, exported, tmp_path / "again", POST, json.dumps(CONTEXT), image],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.rpartition("FOUND")[2])
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    arguments = [exported, tmp_path / "again", POST, json.dumps(CONTEXT), image]
+    said = run_stranger(STRANGER, arguments, environment, tmp_path)
+    found = json.loads(said.rpartition("FOUND")[2])
 
     pipe = ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")
     assert_same(found["ner"], pipe(POST))

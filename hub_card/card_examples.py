@@ -1,0 +1,171 @@
+"""The snippets of a model card, and what they print: every one is run when the card is made."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from hub_card.charts import plain_text
+from modeling_ita.pipeline_ita import ItaPipeline
+
+TEXT = """\
+from transformers import pipeline
+
+ner = pipeline(
+    "token-classification",
+    model="{model_id}",
+    revision="{revision}",
+    trust_remote_code=True,
+)
+
+
+def show(entities):
+    for entity in entities:
+        print(f"{{entity['entity_group']:<6}}{{entity['score']:.2f}}  {{entity['word']}}")
+    if not entities:
+        print("no entity")
+
+
+show(ner("Landed in Phoenix, off to see the Suns tonight!"))
+"""
+
+IMAGE = """\
+from PIL import Image, ImageDraw, ImageFont
+
+image = Image.new("RGB", (480, 160), "white")
+large = ImageFont.load_default(38)
+ImageDraw.Draw(image).text((16, 60), "PHOENIX SUNS 98 : 91", font=large, fill="black")
+
+show(ner("Phoenix tonight!"))
+print("and with the picture:")
+result = ner({{"text": "Phoenix tonight!", "image": image}}, return_context=True)
+show(result["entities"])
+del result["context"]["provenance"]
+print("read in it:", result["context"])
+"""
+
+CONTEXT = """\
+captions = ["a basketball game in a full arena", "the skyline of phoenix", "phoenix smiles"]
+for said in captions:
+    print(said)
+    show(ner({{"text": "Phoenix tonight!", "context": {{"{kind}": [said]}}}}))
+"""
+
+BATCH = """\
+posts = [
+    "Phoenix tonight!",
+    {{"text": "Phoenix tonight!", "context": {{"{kind}": ["a poster for the film phoenix"]}}}},
+    "good morning",
+]
+for entities in ner(posts, batch_size=32, min_score=0.5):
+    show(entities)
+    print("---")
+"""
+
+WITHOUT_TRUST = """\
+from modeling_ita import ItaPipeline
+from transformers import pipeline
+
+ner = pipeline(
+    "token-classification",
+    model="{model_id}",
+    revision="{revision}",
+    pipeline_class=ItaPipeline,
+)
+show(ner("Landed in Phoenix, off to see the Suns tonight!"))
+"""
+
+# No code of its own runs on the site, so its examples come with their answers.
+WIDGET_POSTS = ("Landed in Phoenix, off to see the Suns tonight!", "Phoenix tonight!")
+
+
+class Example(NamedTuple):
+    """A snippet of Python and what it printed.
+
+    Attributes:
+        code: the snippet, without the last newline.
+        output: what it printed, without the last newline.
+        failed: whether it ended with an error, which is the end of the output.
+    """
+
+    code: str
+    output: str
+    failed: bool
+
+
+def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
+    """The snippets of the card, run one after the other, for each goes on where the one before it ended.
+
+    What runs is the text that the card shows, but for one thing: its `pipeline(…)` gives `pipe` and loads nothing.
+    A picture that cannot be read, because the checkpoint names no aligner or the aligner's package or weights are not
+    there, leaves the error at the end of the output.
+
+    Args:
+        pipe: the pipeline on the model, without settings of its own.
+        model_id: the name that the snippets load the model by.
+        revision: the revision that they pin.
+
+    Returns:
+        The examples by name: `text`, `image`, `context`, `batch` and `without_trust`.
+    """
+    kinds = pipe.processor.context_kinds
+    kind = next((kind for kind in ("captions", "ocr") if kind in kinds), kinds[0] if kinds else "captions")
+    names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _import_with(pipe)}}
+    examples = {}
+    for name, template in (
+        ("text", TEXT),
+        ("image", IMAGE),
+        ("context", CONTEXT),
+        ("batch", BATCH),
+        ("without_trust", WITHOUT_TRUST),
+    ):
+        code = template.format(model_id=model_id, revision=revision, kind=kind)
+        said, failed = io.StringIO(), False
+        with contextlib.redirect_stdout(said):
+            try:
+                exec(code, names)
+            except Exception as error:
+                # Aligners are other people's models, and whatever they raise must not cost the card.
+                if name != "image":
+                    raise
+                failed = True
+                print(f"{type(error).__name__}: {error}")
+        examples[name] = Example(code.rstrip("\n"), plain_text(said.getvalue()).rstrip("\n"), failed)
+    return examples
+
+
+def widget_examples(pipe: ItaPipeline, posts: Sequence[str] = WIDGET_POSTS) -> list[dict[str, Any]]:
+    """Entries of the card's `widget`: posts with their entities, each a `label` such as `LOC: Phoenix` and a `score`.
+
+    This is the form that the site knows for outputs with labels; a post without entities has no output.
+    """
+    entries = []
+    for post, entities in zip(posts, pipe(list(posts)), strict=True):
+        output = [
+            {"label": f"{entity['entity_group']}: {entity['word']}", "score": round(entity["score"], 4)}
+            for entity in entities
+        ]
+        entries.append({"text": post, **({"output": output} if output else {})})
+    return entries
+
+
+def fence(text: str) -> str:
+    """A row of backticks that may stand around the text as a code block."""
+    longest = max((len(found) for found in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def _import_with(pipe: ItaPipeline) -> Any:
+    """An `import` for the snippets, in which the `pipeline` of transformers gives this pipeline."""
+
+    def give(name: str, *arguments: Any, **settings: Any) -> Any:
+        if name == "transformers":
+            return SimpleNamespace(pipeline=lambda *_, **__: pipe)
+        return builtins.__import__(name, *arguments, **settings)
+
+    return give

@@ -1,0 +1,350 @@
+"""What a report says, as the Markdown of a model card: its results and how they were made.
+
+Every function gives the empty string for what a report lacks, as those of older versions do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from hub_card.charts import plain_text
+from hub_card.comparison import compare_reports
+from hub_card.errors import KINDS
+from hub_card.intervals import bootstrap_difference
+from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
+from hub_card.scores import Scoring
+from hub_card.signature import shared_lines
+
+_SEEN = {
+    "T": "the post alone",
+    "I+T": "the post and its own image",
+    "wrong_image": "the post and another post's image",
+    "blank_image": "the post and an empty image",
+}
+_MAIN_VIEWS = ("T", "I+T")
+_NONE = "–"
+
+# Where a run goes, where it goes on and who watches it: no part of how a model was trained, and another run's matter.
+_NOT_TRAINING = (
+    "model", "output_dir", "resume_from_checkpoint", "max_steps", "report_to",
+    "push_to_hub", "hub_model_id", "hub_private_repo",
+)  # fmt: skip
+_PATHS = ("data_dir", "images_dir", "context_files")
+
+_NOISE = {
+    "tags_repaired": "tags that were not well-formed, repaired",
+    "posts_empty": "posts without a word, left out",
+    "ids_repeated": "ids that occur twice, renamed",
+    "words_invisible": "words that show nothing (joiners, control characters), kept",
+    "carriage_returns": "carriage returns, dropped",
+    "byte_order_marks": "byte order marks, dropped",
+}
+_IMAGES = {
+    "present": "posts whose image is there",
+    "missing": "image missing",
+    "unreadable": "image unreadable",
+    "blank": "image blank",
+    "shared": "posts whose image is another post's too",
+}
+_CONTEXTS = {
+    "present": "posts with a visual context",
+    "empty": "context empty: no image, or nothing found in it",
+    "missing": "no context at all",
+}
+_CUT = {
+    "contexts_cut": "contexts cut to fit the window",
+    "context_pieces_cut": "pieces of context cut",
+    "windowed_posts": "posts longer than the window, read in parts",
+    "shortened_words": "words shortened",
+    "unknown_words": "words that the tokenizer does not know at all",
+}
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table, its first columns, those of `words`, flush left and all others flush right; empty without rows."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    if not cells:
+        return ""
+    rule = ["---"] * words + ["---:"] * (len(heads) - words)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [[_cell(head) for head in heads], rule, *cells])
+
+
+def views_table(report: Mapping[str, Any], split: str) -> str:
+    """Precision, recall, F1 with its interval, and strict F1 of every view."""
+    rows = []
+    for view, scored in split_scores(report, split).items():
+        lenient = scored["lenient"]
+        rows.append(
+            [
+                f"{view_title(view)}: {_SEEN[view]}" if view in _SEEN else view_title(view),
+                _percent(lenient["precision"]),
+                _percent(lenient["recall"]),
+                f"**{format_f1(scored)}**" if view in _MAIN_VIEWS else format_f1(scored),
+                _percent(scored["strict"]["f1"]),
+            ]
+        )
+    return markdown_table(["what the model sees", "precision", "recall", "F1", "strict F1"], rows)
+
+
+def signature_lines(report: Mapping[str, Any], split: str) -> str:
+    """The signatures of all scores of a split; the views that were measured alike share one."""
+    readings: tuple[Scoring, ...] = ("lenient", "strict")
+    found = [signature_of(report, split, view, scoring) for scoring in readings for view in report["scores"][split]]
+    return "\n".join(shared_lines(signature for signature in found if signature is not None))
+
+
+def sizes(report: Mapping[str, Any], split: str) -> str:
+    """How much was measured: `73 posts, 84 entities`."""
+    scores = split_scores(report, split).values()
+    return " / ".join(
+        sorted({f"{scored['posts']:,} posts, {scored['lenient']['gold']:,} entities" for scored in scores})
+    )
+
+
+def image_worth(report: Mapping[str, Any], split: str) -> str:
+    """What the image is worth: the differences of I+T to the other views, paired over posts."""
+    scores = split_scores(report, split)
+    sentences = []
+    for view, what in {"T": "the post alone", "wrong_image": "the wrong image"}.items():
+        if view not in scores or "I+T" not in scores:
+            continue
+        found = compare_reports(report, report, split, ("I+T", view), force=True)
+        if found.difference is None:
+            continue
+        interval = ""
+        if found.interval is not None:
+            low, high = (100 * end for end in found.interval)
+            interval = f" [{low:+.1f}, {high:+.1f}]"
+        sentences.append(f"**{100 * found.difference:+.1f}**{interval} over {what}")
+    return f"In points of F1, the right image is worth {', and '.join(sentences)}." if sentences else ""
+
+
+def types_table(report: Mapping[str, Any], split: str) -> str:
+    """F1 by type and view, and precision and recall of I+T, or of the only view."""
+    scores = split_scores(report, split)
+    views = [view for view in _MAIN_VIEWS if view in scores] or list(scores)[:1]
+    heads = ["type", "entities", *(f"F1, {view_title(view)}" for view in views)]
+    heads += [f"{score}, {view_title(views[-1])}" for score in ("precision", "recall")]
+    rows = []
+    for kind in sorted({kind for view in views for kind in scores[view]["lenient"]["types"]}):
+        of_type = [scores[view]["lenient"]["types"].get(kind) for view in views]
+        gold = next(found["gold"] for found in of_type if found)
+        last = of_type[-1]
+        rows.append(
+            [
+                kind,
+                f"{gold:,}",
+                *(_percent(found["f1"] if found else None) for found in of_type),
+                *(_percent(last[score] if last else None) for score in ("precision", "recall")),
+            ]
+        )
+    return markdown_table(heads, rows)
+
+
+def ablation_table(report: Mapping[str, Any], split: str) -> str:
+    """F1 of I+T without each kind of context, and the change, paired over posts."""
+    whole = split_scores(report, split).get("I+T")
+    removed = (report.get("ablation") or {}).get(split) or {}
+    if whole is None or not removed:
+        return ""
+    rows = [["all kinds", format_f1(whole), ""]]
+    rows += [[f"without {kind}", format_f1(scored), _change(scored, whole)] for kind, scored in removed.items()]
+    return markdown_table(["context", "F1 of I+T", "change"], rows)
+
+
+def calibration_table(report: Mapping[str, Any], split: str) -> str:
+    """The calibration errors of both views, before and after the temperature."""
+    views = _calibration(report, split)
+    rows = [
+        [view_title(view), f"{views[view]['entities']:,}"]
+        + [" → ".join(map(_percent, views[view][error])) for error in ("ece", "brier")]
+        for view in _MAIN_VIEWS
+        if view in views
+    ]
+    return markdown_table(["view", "entities", "ECE before → after", "Brier before → after"], rows)
+
+
+def temperature_hurts(report: Mapping[str, Any], split: str) -> bool:
+    """Whether the calibration error of I+T, or of the only view, is larger after the temperature than before."""
+    views = _calibration(report, split)
+    before, after = next((views[view]["ece"] for view in reversed(_MAIN_VIEWS) if view in views), (None, None))
+    return before is not None and after is not None and after > before
+
+
+def operating_points_table(report: Mapping[str, Any]) -> str:
+    """The thresholds for `min_score` that reach a wanted precision on the validation split."""
+    views = _calibration(report, "validation")
+    rows = []
+    for view in (view for view in _MAIN_VIEWS if view in views):
+        for point in views[view]["operating_points"]:
+            threshold = point["threshold"]
+            # Rounded up: rounded down it would let entities in that the precision was not measured with.
+            shown = "not reached" if threshold is None else f"{math.ceil(1000 * threshold) / 1000:.3f}"
+            kept = [_percent(point[share]) for share in ("recall_kept", "coverage")]
+            rows.append([view_title(view), f"{100 * point['precision']:.0f} %", shown, *kept])
+    heads = ["view", "wanted precision", "`min_score`", "correct entities kept, %", "entities kept, %"]
+    return markdown_table(heads, rows)
+
+
+def errors_table(report: Mapping[str, Any], split: str) -> str:
+    """How often each kind of error occurs in each view."""
+    analyses = (report.get("errors") or {}).get(split) or {}
+    kinds = [kind for kind in KINDS if any(kind in analysis["kinds"] for analysis in analyses.values())]
+    rows = [
+        [view_title(view), *(f"{analysis['kinds'].get(kind, 0):,}" for kind in kinds)]
+        for view, analysis in analyses.items()
+    ]
+    return markdown_table(["view", *(kind.replace("_", " ") for kind in kinds)], rows)
+
+
+def error_groups_table(report: Mapping[str, Any], split: str) -> str:
+    """Where the errors are: by names seen in training or not, and by agreement of the views."""
+    analyses = (report.get("errors") or {}).get(split) or {}
+    views = [view for view in _MAIN_VIEWS if view in analyses]
+    groups = {
+        "recall of names that occur in train": ("surface", "seen", "recall"),
+        "recall of names that do not occur in train": ("surface", "unseen", "recall"),
+        "F1 where both views say the same": ("agreement", "agree", "f1"),
+        "F1 where they differ": ("agreement", "disagree", "f1"),
+    }
+    rows = []
+    for title, (field, group, score) in groups.items():
+        found = [analyses[view].get(field, {}).get(group) for view in views]
+        if any(part and part["gold"] for part in found):
+            gold = next(part["gold"] for part in found if part)
+            rows.append([title, f"{gold:,}", *(_percent(part and part[score]) for part in found)])
+    return markdown_table(["", "entities", *map(view_title, views)], rows)
+
+
+def data_table(report: Mapping[str, Any]) -> str:
+    """Posts, words, entities, images and contexts of every split, and all that was wrong with them."""
+    counts = report.get("counts") or {}
+    splits = counts.get("corpus", {}).get("splits") or {}
+    if not splits:
+        return ""
+    rows = [[what, *(f"{split.get(what, 0):,}" for split in splits.values())] for what in ("posts", "words")]
+    types = list(dict.fromkeys(kind for split in splits.values() for kind in split.get("entities", {})))
+    for kind in types:
+        rows.append([f"entities {kind}", *(f"{split['entities'].get(kind, 0):,}" for split in splits.values())])
+    rows += _count_rows(_NOISE, list(splits.values()), always=("tags_repaired", "words_invisible"))
+    for part, titles in (("images", _IMAGES), ("contexts", _CONTEXTS)):
+        rows += _count_rows(titles, [split.get(part) or {} for split in splits.values()], always=tuple(titles))
+    processed = [(counts.get("processor") or {}).get(split, {}).get("I+T") or {} for split in splits]
+    rows += _count_rows(_CUT, processed)
+    return markdown_table(["", *splits], rows)
+
+
+def files_table(report: Mapping[str, Any]) -> str:
+    """The files that the run read, by name and sha256, and the published file that each of them is."""
+    rows = [
+        [
+            os.path.basename(path),
+            _NONE if file.get("known_as") in (None, "unknown") else file["known_as"],
+            f"`{file['sha256'][:16]}…`",
+        ]
+        for path, file in (report.get("data") or {}).items()
+    ]
+    return markdown_table(["file", "known as", "sha256"], rows, words=3)
+
+
+def aligners_table(aligners: Mapping[str, Mapping[str, Any] | str]) -> str:
+    """By kind of context, the aligner that makes it: its name, its revision, its settings."""
+    rows = []
+    for kind, named in aligners.items():
+        aligner: Mapping[str, Any] = {"model": named} if isinstance(named, str) else named
+        settings = ", ".join(f"{name} = {_rounded(value)}" for name, value in (aligner.get("settings") or {}).items())
+        model = str(aligner["model"])
+        shown = os.path.basename(model.rstrip("/")) if is_local(model) else model
+        rows.append([kind, f"`{shown}`", str(aligner.get("revision") or _NONE), settings or _NONE])
+    return markdown_table(["kind", "made by", "revision", "settings"], rows, words=4)
+
+
+def is_local(model: str) -> bool:
+    """Whether a model is named by its folder on this machine, which means nothing on another."""
+    return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
+
+
+def training_settings(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the training run that are set, with paths shortened to their last part."""
+    config = report.get("config") or {}
+    if "encoder" not in config:
+        return {}
+    kept = {name: value for name, value in config.items() if name not in _NOT_TRAINING and value not in (None, [])}
+    for name in _PATHS:
+        if name in kept:
+            value = kept[name]
+            kept[name] = list(map(_last_part, value)) if isinstance(value, list) else _last_part(value)
+    if is_local(kept["encoder"]):
+        kept["encoder"] = _last_part(kept["encoder"])
+    return kept
+
+
+def training_yaml(report: Mapping[str, Any]) -> str:
+    """The training configuration as the YAML that `train.py` takes."""
+    settings = training_settings(report)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None) if settings else ""
+
+
+def changed_settings_table(report: Mapping[str, Any]) -> str:
+    """The settings of the training run that are not the defaults, which the report has as `config_defaults`."""
+    defaults = report.get("config_defaults") or {}
+    rows = [
+        [f"`{name}`", _setting(value), _setting(defaults[name])]
+        for name, value in training_settings(report).items()
+        if name in defaults and value != defaults[name] and name not in _PATHS
+    ]
+    return markdown_table(["setting", "here", "default"], rows, words=3)
+
+
+def _calibration(report: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    return ((report.get("calibration") or {}).get(split) or {}).get("views") or {}
+
+
+def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    a, b = counts_of(first), counts_of(second)
+    if a is None or b is None:
+        return f"{100 * (first['lenient']['f1'] - second['lenient']['f1']):+.1f}"
+    found = bootstrap_difference(a, b)
+    return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def _count_rows(
+    titles: Mapping[str, str], columns: Sequence[Mapping[str, int]], always: Sequence[str] = ()
+) -> list[list[str]]:
+    """A row for each count that is not zero everywhere, or that is always shown."""
+    return [
+        [title, *(f"{column.get(name, 0):,}" for column in columns)]
+        for name, title in titles.items()
+        if any(column.get(name) for column in columns) or (name in always and any(name in c for c in columns))
+    ]
+
+
+def _last_part(path: Any) -> str:
+    return os.path.basename(str(path).rstrip("/"))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or _NONE
+    return _NONE if value is None else str(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    """A number as people write it: 0.6 for 0.6000000000000001."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _percent(fraction: float | None) -> str:
+    return _NONE if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _cell(text: str) -> str:
+    # A number and its interval stay on one line.
+    unbroken = re.sub(r" (?=\[)|(?<=,) (?=[-+\d.]+\])", "\N{NO-BREAK SPACE}", plain_text(text))
+    return unbroken.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,289 @@
+"""What an Inference Endpoint runs: posts as JSON, alone, with an image or with a context, to entities as JSON.
+
+It lies in the model's folder and needs nothing but that folder, torch, transformers and what the model's images need.
+A request is `{"inputs": …, "parameters": {…}}`, and an input one of
+
+    "Phoenix tonight!"
+    {"text": "Phoenix tonight!", "image": "<the file in base64, or a data: URI>"}
+    {"text": "Phoenix tonight!", "context": {"captions": ["a skyline at night"], "ocr": ["SUNS"]}}
+
+or a list of these. One input is answered by its result, a list by the list of its results in the same order. A result
+is what the pipeline gives: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
+object of `entities` and `context`. A context goes before an image, which is then not looked at. With the parameter
+`is_split_into_words` a post is a list of words, and stands as `"words"` in an object.
+
+**Errors** are JSON as well: `{"error": {"status": 422, "message": "…", "input": 3}}`. One that concerns an input (its
+number, from 0) stands in the place of that input's result, and the other inputs are answered. One that concerns the
+whole request has no `input` and is the whole answer. Nothing is raised, because an endpoint makes the same status 400
+of all that is: what went wrong is read here and not in the status line. `status` means what it means in HTTP:
+
+    400  the request, an input, a parameter or a context is not of the form above; an image is a URL or no base64
+    413  more inputs, characters, bytes or pixels than the limits below
+    415  an image is none of JPEG, PNG, GIF, WebP, BMP and TIFF
+    422  an image is of these, and cannot be read: it is damaged or truncated. Whoever sends an image counts on its
+         being seen, so this is an error, and no silent answer for the post alone; a blank image is none
+    500  it is the server's fault
+    501  the model names no way to read images: send a context instead
+
+Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. Nothing of a
+request is logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import os
+import re
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers import pipeline
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+IMAGES_AT_ONCE = 8  # decoded images take some 15 MB each
+PARAMETERS = {
+    "aggregation_strategy": ((str,), "a string"),
+    "batch_size": ((int,), "an integer"),
+    "ignore_labels": ((list, tuple), "a list of strings"),
+    "is_split_into_words": ((bool,), "true or false"),
+    "min_score": ((int, float), "a number"),
+    "return_context": ((bool,), "true or false"),
+}
+
+
+class Limits(NamedTuple):
+    """What a request may hold at most. The environment variable named beside each overrides it."""
+
+    inputs: int = 128  # ITA_MAX_INPUTS
+    characters: int = 10_000  # ITA_MAX_CHARACTERS, of a post, and of its context as JSON
+    image_bytes: int = 10 * 2**20  # ITA_MAX_IMAGE_BYTES, of the file, before base64
+    image_pixels: int = 25_000_000  # ITA_MAX_IMAGE_PIXELS, width × height; the model's own reader has a limit too
+
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """The limits, overridden where the environment says so.
+
+        Raises:
+            ValueError: a variable is no positive integer.
+        """
+        given = {name: os.environ.get(f"ITA_MAX_{name.upper()}") for name in cls._fields}
+        for name, value in given.items():
+            if value is not None and not re.fullmatch(r"0*[1-9][0-9]*", value):
+                raise ValueError(f"ITA_MAX_{name.upper()} is {value!r} (expected a positive integer)")
+        return cls(**{name: int(value) for name, value in given.items() if value is not None})
+
+
+class _Refused(Exception):
+    """A request, or an input of it, that is not answered."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def to_dict(self, **place: int) -> dict[str, Any]:
+        return {"error": {"status": self.status, "message": str(self), **place}}
+
+
+class EndpointHandler:
+    """Answers requests with the model of one folder, see the module's own text.
+
+    Args:
+        path: the folder; default: the one in which this file lies.
+
+    Attributes:
+        pipe: the pipeline.
+        limits: the size limits, from the environment.
+
+    Raises:
+        ValueError: an environment variable is no limit.
+        OSError: there is no model in the folder.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.limits = Limits.from_environment()
+        self.pipe: Any = pipeline(
+            "token-classification",
+            model=path or os.path.dirname(os.path.abspath(__file__)),
+            trust_remote_code=True,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+        self._turn = threading.Lock()  # endpoints call from several threads, and the model is one
+
+    def __call__(self, data: Mapping[str, Any]) -> Any:
+        """The answer to one request, as JSON values; see the module's own text."""
+        try:
+            inputs, parameters = self._request(data)
+            split = parameters.get("is_split_into_words", False)
+            is_list = isinstance(inputs, (list, tuple)) and not (split and inputs and isinstance(inputs[0], str))
+            items: Sequence[Any] = inputs if is_list else [inputs]
+            if len(items) > self.limits.inputs:
+                raise _Refused(413, f"{len(items):,} inputs (expected at most {self.limits.inputs:,})")
+        except _Refused as refused:
+            return refused.to_dict()
+        with self._turn:
+            results = self._answer(items, split, parameters)
+        answers = [row.to_dict(input=n) if isinstance(row, _Refused) else row for n, row in enumerate(results)]
+        return answers if is_list else answers[0]
+
+    def _request(self, data: Any) -> tuple[Any, dict[str, Any]]:
+        if not isinstance(data, Mapping) or "inputs" not in data:
+            raise _Refused(400, 'the request has no "inputs" (expected {"inputs": …, "parameters": {…}})')
+        _check_keys("the request", data, ("inputs", "parameters"))
+        parameters = {} if data.get("parameters") is None else data["parameters"]
+        if not isinstance(parameters, Mapping):
+            raise _Refused(400, '"parameters" is not an object')
+        _check_keys('"parameters"', parameters, tuple(PARAMETERS))
+        given = {name: value for name, value in parameters.items() if value is not None}
+        for name, value in given.items():
+            types, expected = PARAMETERS[name]
+            is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            if not is_right or (name == "ignore_labels" and not _is_list_of_strings(value)):
+                raise _Refused(400, f"the parameter {name!r} is not {expected}")
+        if given.get("batch_size", 0) > self.limits.inputs:
+            raise _Refused(413, f"batch_size is {given['batch_size']:,} (expected at most {self.limits.inputs:,})")
+        try:
+            self.pipe([], **given)  # checks values without labelling anything
+        except ValueError as error:
+            raise _Refused(400, str(error)) from None
+        return data["inputs"], given
+
+    def _answer(self, items: Sequence[Any], split: bool, parameters: dict[str, Any]) -> list[Any]:
+        """The result of every input, or why there is none."""
+        results: list[Any] = [_attempt(self._read, item, split) for item in items]
+        pictured = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and "image" in post]
+        for start in range(0, len(pictured), IMAGES_AT_ONCE):
+            chunk = pictured[start : start + IMAGES_AT_ONCE]
+            for n, context in zip(chunk, _each(self._see, [results[n].pop("image") for n in chunk]), strict=True):
+                results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
+        readable = [n for n, post in enumerate(results) if not isinstance(post, _Refused)]
+        found = _each(lambda posts: self.pipe(posts, **parameters), [results[n] for n in readable])
+        for n, result in zip(readable, found, strict=True):
+            results[n] = result
+        return results
+
+    def _read(self, item: Any, split: bool) -> dict[str, Any]:
+        """An input as the pipeline takes it, its image as the file's bytes."""
+        key = "words" if split else "text"
+        post = dict(item) if isinstance(item, Mapping) else {key: item}
+        _check_keys("the input", post, (key, "image", "context"))
+        content: Any = post.get(key)
+        if not (_is_list_of_strings(content) if split else isinstance(content, str)):
+            raise _Refused(400, f"the input has no {key!r} that is {'a list of strings' if split else 'a string'}")
+        self._check_characters("the post", sum(map(len, content)))
+        context, image = post.pop("context", None), post.pop("image", None)
+        if context is not None:
+            if not isinstance(context, Mapping):
+                raise _Refused(400, 'the context is not an object such as {"captions": ["a dog"]}')
+            self._check_characters("the context", len(json.dumps(context, ensure_ascii=False)))
+            post["context"] = context
+        elif image is not None:
+            post["image"] = self._image(image)
+        return post
+
+    def _check_characters(self, name: str, characters: int) -> None:
+        if characters > self.limits.characters:
+            raise _Refused(413, f"{name} has {characters:,} characters (expected at most {self.limits.characters:,})")
+
+    def _image(self, image: Any) -> bytes:
+        """The bytes of an image's file, if they are small enough and of a known format."""
+        if not isinstance(image, str):
+            raise _Refused(400, "the image is not a string (expected the file in base64)")
+        encoded = image
+        if image.startswith("data:"):
+            head, _, encoded = image.partition(",")
+            if not head.endswith(";base64"):
+                raise _Refused(400, "the image is a data: URI without base64 (expected data:image/png;base64,…)")
+        elif re.match(r"[a-zA-Z][\w+.-]*:", image):
+            raise _Refused(400, "the image is a URL, and nothing is fetched: send the file itself, in base64")
+        too_large = f"the image has more than {self.limits.image_bytes:,} bytes"
+        if len(encoded) > self.limits.image_bytes * 3 // 2 + 4:  # with line breaks
+            raise _Refused(413, too_large)
+        try:
+            content = base64.b64decode("".join(encoded.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise _Refused(400, "the image is not base64 (a path is not read: send the file itself)") from None
+        if len(content) > self.limits.image_bytes:
+            raise _Refused(413, too_large)
+        self._check_header(content)
+        return content
+
+    def _check_header(self, content: bytes) -> None:
+        try:
+            with Image.open(BytesIO(content), formats=FORMATS) as picture:
+                width, height = picture.size
+        except UnidentifiedImageError:
+            raise _Refused(415, f"the image is none of {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError:
+            raise _Refused(413, f"the image has more than {self.limits.image_pixels:,} pixels") from None
+        except Exception as error:  # a damaged header raises whatever it likes
+            raise _Refused(422, f"the image cannot be read: {error}") from None
+        if width * height > self.limits.image_pixels:
+            raise _Refused(
+                413, f"the image has {width:,} × {height:,} pixels (expected at most {self.limits.image_pixels:,})"
+            )
+
+    def _see(self, images: list[bytes]) -> list[Any]:
+        """The context of every image, or why there is none."""
+        try:
+            builder = self.pipe.context_builder
+        except ValueError:
+            raise _Refused(501, 'this model names no way to read images: send a "context" instead') from None
+        examined = builder.align([builder.examine(image) for image in images])
+        return [
+            _Refused(422, f"the image cannot be read: {image.detail}")
+            if image.state == "unreadable"
+            else image.context(builder.aligners)
+            for image in examined
+        ]
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
+def _check_keys(name: str, given: Mapping[Any, Any], known: tuple[str, ...]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise _Refused(
+            400, f"{name} has the unknown key {str(unknown[0])[:100]!r} (expected {', '.join(map(repr, known))})"
+        )
+
+
+def _attempt(step: Callable[..., Any], *given: Any) -> Any:
+    """What a step returns, or why it returns nothing."""
+    try:
+        return step(*given)
+    except Exception as error:
+        return _failure(error)
+
+
+def _each(step: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
+    """A step over a batch; if that fails, over one after the other, so that one item does not cost the others."""
+    try:
+        return step(items)
+    except Exception as error:
+        if len(items) == 1:
+            return [_failure(error)]
+    return [result for item in items for result in _each(step, [item])]
+
+
+def _failure(error: Exception) -> _Refused:
+    if isinstance(error, _Refused):
+        return error
+    place, _, message = str(error).partition(": ")
+    if isinstance(error, (TypeError, ValueError)) and place == "input 0":  # so the pipeline names what the caller did
+        return _Refused(400, message)
+    # A message may quote the post. These two are of packages and files of the server, and tell what to install.
+    message = f": {error}" if isinstance(error, (ImportError, OSError)) else ""
+    logger.error("%s%s\n%s", type(error).__name__, message, "".join(traceback.format_tb(error.__traceback__)))
+    return _Refused(500, f"the server failed ({type(error).__name__})")

@@ -1,0 +1,47 @@
+"""The packages that a machine which runs a model has to have: torch, transformers, and those of its aligners."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from modeling_ita.visual_context import OWN_CODE
+
+BASE = ("torch>=2.6", "transformers>=5.0,<6", "pillow>=10.3")
+# By the engine's name, as the package's extras have it.
+OF_ENGINES = {
+    "rapidocr": ("rapidocr>=3.10", "onnxruntime>=1.20"),
+    "easyocr": ("easyocr>=1.7.2", "torchvision"),
+    "tesseract": ("pytesseract>=0.3.13",),
+    "pp-ocr": ("torchvision", "opencv-python-headless>=4.10"),
+}
+VERSIONED = ("rapidocr", "easyocr")  # packages whose own version is the engine's revision
+OF_CHECKPOINTS = ("num2words>=0.5.13", "torchvision")
+SYSTEM_PACKAGES = {"tesseract": ("tesseract-ocr",)}
+
+
+def recipes(context_builder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The aligners of a processor's `context_builder`, `{"model", "revision", "settings"}` or less.
+
+    Those whose code is the user's own, which no checkpoint runs, are left out.
+    """
+    made = {kind: recipe for kind, recipe in (context_builder or {}).items() if kind != "max_pixels"}
+    found = [{"model": recipe} if isinstance(recipe, str) else dict(recipe) for recipe in made.values()]
+    return [recipe for recipe in found if not OWN_CODE.fullmatch(recipe["model"])]
+
+
+def requirements(context_builder: Mapping[str, Any] | None) -> list[str]:
+    """The lines of `requirements.txt`; an engine of which a version read the training images is pinned to it."""
+    lines = list(BASE)
+    for recipe in recipes(context_builder):
+        name, revision = recipe["model"], recipe.get("revision")
+        first, *others = OF_ENGINES.get(name, OF_CHECKPOINTS)
+        is_version = name in VERSIONED and re.fullmatch(r"\d+(\.\w+)*", str(revision))
+        lines += [f"{name}=={revision}" if is_version else first, *others]
+    return list(dict.fromkeys(lines))
+
+
+def system_packages(context_builder: Mapping[str, Any] | None) -> list[str]:
+    """The programs besides, by their names in Debian."""
+    return [package for recipe in recipes(context_builder) for package in SYSTEM_PACKAGES.get(recipe["model"], ())]

@@ -1,0 +1,485 @@
+"""The Space: one page on which a post is labelled alone and with its image, and what the image says can be changed.
+
+A plain script that stands alone: `python app.py --model FOLDER_OR_NAME`. Without `--model` it takes the model that
+`model.json` beside it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+try:
+    import spaces  # has to come before torch, which it changes
+except ImportError:
+    spaces = None
+
+import gradio as gr
+from transformers import pipeline
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE / "examples"
+MODEL_FILE = "model.json"
+MAX_CHARACTERS = 5_000  # of a post, and of all that is said of its image
+MAX_FILE_SIZE = "20mb"
+SAME_SCORE = 0.005  # scores are shown with two digits
+
+KIND_NAMES = {"object_tags": "Object tags", "captions": "Captions", "ocr": "Text in the image"}
+TYPE_NAMES = {"PER": "a person", "LOC": "a place", "ORG": "an organisation", "MISC": "a name of another kind"}
+TYPE_COLOURS = {"PER": "#2563eb", "LOC": "#047857", "ORG": "#c2410c", "MISC": "#9333ea"}
+MORE_COLOURS = ("#be185d", "#0e7490", "#a16207", "#4d7c0f", "#475569", "#b91c1c")
+
+Entity = dict[str, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Refused(ValueError):
+    """An input that the page does not take; the message is written for the reader of the page."""
+
+
+class Labelled(NamedTuple):
+    """A post, labelled in both views.
+
+    Attributes:
+        post: the post.
+        alone: its entities without the image (the view T), as the pipeline returns them.
+        together: its entities with what the image says (the view I+T); None if nothing is known of an image.
+        context: what the image says, strings by kind, and their provenance; None as before.
+        notice: why nothing is known of an image that was given; empty otherwise.
+    """
+
+    post: str
+    alone: list[Entity]
+    together: list[Entity] | None = None
+    context: dict[str, Any] | None = None
+    notice: str = ""
+
+
+class Change(NamedTuple):
+    """What the image changed of one entity: `before` stands in the view T, `after` in the view I+T."""
+
+    what: Literal["new", "gone", "other type", "other words", "score", "same"]
+    before: Entity | None
+    after: Entity | None
+
+
+def on_gpu(function: Function) -> Function:
+    """The function, run on a borrowed GPU where the package `spaces` is there (ZeroGPU), else as it is."""
+    return function if spaces is None else spaces.GPU(function)
+
+
+def model_of(folder: Path = HERE) -> tuple[str, str | None]:
+    """The model and the revision that a Space's folder names in `model.json`.
+
+    Raises:
+        ValueError: the file is missing or names no model; the message says what to do.
+    """
+    file = folder / MODEL_FILE
+    way_out = f'give --model FOLDER_OR_NAME, or write {{"model": "owner/name"}} into {file}'
+    if not file.is_file():
+        raise ValueError(f"no model is named: {way_out}")
+    try:
+        named = json.loads(file.read_text(encoding="utf-8"))
+        return str(named["model"]), named.get("revision")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} names no model ({type(error).__name__}: {error}): {way_out}") from error
+
+
+def load(model: str, revision: str | None = None) -> Any:
+    """The pipeline of a model, with the code that comes with it.
+
+    Raises:
+        OSError: the model cannot be had.
+        ValueError: it cannot be loaded, or is none that takes visual contexts.
+    """
+    try:
+        pipe: Any = pipeline("token-classification", model=model, revision=revision, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{model} cannot be loaded: {error}") from error
+    if not hasattr(pipe.processor, "context_kinds"):
+        raise ValueError(f"{model} takes no visual context: it has no context_kinds in a processor_config.json")
+    if spaces is not None and pipe.processor.context_builder:
+        # A borrowed GPU's process begins as a copy of this one: what is not loaded here is loaded again at every call.
+        try:
+            for aligner in pipe.context_builder.aligners.values():
+                getattr(aligner, "checkpoint", None)
+        except (ImportError, OSError, ValueError):
+            logger.exception("what reads images cannot be loaded; the page will say so")
+    return pipe
+
+
+def check(post: str | None, said: Sequence[str] = ()) -> None:
+    """Refuses a post, or what is said of its image, that cannot be labelled here.
+
+    Raises:
+        Refused: there is no word in the post, or one of them is too long.
+    """
+    if not post or not post.strip():
+        raise Refused("The post is empty. Write a few words, or choose an example.")
+    for name, length in (("The post", len(post)), ("The text about the image", sum(map(len, said)))):
+        if length > MAX_CHARACTERS:
+            raise Refused(f"{name} has {length:,} characters; this page takes up to {MAX_CHARACTERS:,}.")
+
+
+def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str]:
+    """What the model's aligners say of an image's file: a context, or None and the reason, written for the page."""
+    try:
+        builder = pipe.context_builder
+    except ValueError:
+        return None, "This model names no way to read images. Write what the image shows into the boxes below."
+    except ImportError as error:
+        return None, f"The image was not read: {error}"
+    try:
+        content = Path(image).read_bytes()
+    except OSError:
+        return None, "The image is no longer here: add it once more."
+    try:
+        examined = builder.examine(content)
+        builder.align([examined])
+    except Exception as error:  # engines and damaged files raise what they like; the post is labelled all the same
+        logger.exception("an image was not read")
+        return None, f"The image was not read: {error}"
+    if examined.state == "blank":
+        return None, "There is nothing to see in the image: it is of one colour, or too small."
+    if examined.state != "readable":
+        logger.warning("an image was not read: %s", examined.detail)
+        return (
+            None,
+            "The image cannot be read: its file is damaged, too large, or no JPEG, PNG, WebP, GIF, BMP or TIFF.",
+        )
+    context = examined.context(pipe.processor.context_kinds)
+    if not context:
+        return None, "Nothing was found in the image that could be put into words."
+    return context.to_dict(), ""
+
+
+def label(
+    pipe: Any, post: str, image: str | Path | None = None, context: Mapping[str, Sequence[str]] | None = None
+) -> Labelled:
+    """Labels a post alone and, if there is one, with its context.
+
+    Args:
+        pipe: the pipeline, see `load`.
+        post: the post.
+        image: the file of its image, read if no context is given.
+        context: what the image says: strings by kind, `{"captions": ["a dog"]}`. The image is not read then.
+    """
+    notice = ""
+    if context is None and image is not None:
+        context, notice = read_image(pipe, image)
+    if not context:
+        return Labelled(post, pipe(post), notice=notice)
+    alone, together = pipe([post, {"text": post, "context": context}], return_context=True)
+    return Labelled(post, alone["entities"], together["entities"], together["context"])
+
+
+def changes(alone: Sequence[Entity], together: Sequence[Entity]) -> list[Change]:
+    """What became of every entity of the view T in the view I+T, and what is new there, in the post's order."""
+    found = []
+    left = list(together)
+    for before in alone:
+        overlapping = [after for after in left if after["start"] < before["end"] and before["start"] < after["end"]]
+        if not overlapping:
+            found.append(Change("gone", before, None))
+            continue
+        after = max(overlapping, key=lambda after: (after["start"], after["end"]) == (before["start"], before["end"]))
+        left.remove(after)
+        found.append(Change(_what(before, after), before, after))
+    found += [Change("new", None, after) for after in left]
+    return sorted(found, key=lambda change: (change.after or change.before or {})["start"])
+
+
+def _what(before: Entity, after: Entity) -> Literal["other type", "other words", "score", "same"]:
+    if (before["start"], before["end"]) != (after["start"], after["end"]):
+        return "other words"
+    if before["entity_group"] != after["entity_group"]:
+        return "other type"
+    return "score" if abs(before["score"] - after["score"]) >= SAME_SCORE else "same"
+
+
+def in_words(change: Change) -> str:
+    """A change as a sentence of HTML."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        entity = after or before or {}
+        if change.what == "new":
+            return f"{_quoted(entity)} is <b>new</b>: {_named(entity)}, found only with the image."
+        return f"{_quoted(entity)} is <b>gone</b>: alone it was {_named(entity)}."
+    if change.what == "other words":
+        return f"{_quoted(before)}, {_named(before)}, <b>becomes</b> {_quoted(after)}, {_named(after)}."
+    if change.what == "other type":
+        return f"{_quoted(after)} is <b>{_named(after)}</b> with the image; alone it was {_named(before)}."
+    if change.what == "same":
+        return f"{_quoted(after)} stays {_named(after)}, with the same score."
+    way = "surer" if after["score"] > before["score"] else "less sure"
+    return f"{_quoted(after)} stays {_named(after)}; the model is <b>{way}</b> of it."
+
+
+def _quoted(entity: Mapping[str, Any]) -> str:
+    return f"“{escape(entity['word'])}”"
+
+
+def _named(entity: Mapping[str, Any]) -> str:
+    name = escape(entity["entity_group"])
+    return f"{TYPE_NAMES[name]} ({name})" if name in TYPE_NAMES else f"of the type {name}"
+
+
+def as_html(labelled: Labelled, colours: Mapping[str, str]) -> str:
+    """What the image changed, in words and as a table of scores."""
+    notice = f'<p class="notice">{escape(labelled.notice)}</p>' if labelled.notice else ""
+    if labelled.together is None:
+        advice = "" if notice else "<p>Add an image, or write what one shows into the boxes below.</p>"
+        compared = [Change("gone", entity, None) for entity in labelled.alone]
+        return notice + advice + _table(compared, colours, ["Post alone"])
+    compared = changes(labelled.alone, labelled.together)
+    if not compared:
+        return "<p>There is no entity in this post, neither alone nor with the image.</p>"
+    sentences = "".join(f'<li data-change="{change.what}">{in_words(change)}</li>' for change in compared)
+    return f'<ul class="sentences">{sentences}</ul>' + _table(compared, colours, ["Post alone", "With the image"])
+
+
+def _table(compared: Sequence[Change], colours: Mapping[str, str], views: Sequence[str]) -> str:
+    if not compared:
+        return "<p>There is no entity in the post alone.</p>"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Words", *views))
+    rows = []
+    for change in compared:
+        words = " → ".join(dict.fromkeys(escape(e["word"]) for e in (change.before, change.after) if e))
+        cells = "".join(_score(entity, colours) for entity in (change.before, change.after)[: len(views)])
+        rows.append(f'<tr><th scope="row">{words}</th>{cells}</tr>')
+    return f'<table class="scores"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _score(entity: Entity | None, colours: Mapping[str, str]) -> str:
+    if entity is None:
+        return '<td class="none">no entity</td>'
+    name, score = entity["entity_group"], entity["score"]
+    return (
+        f'<td style="--type: {colours.get(name, MORE_COLOURS[-1])}"><span class="type">{escape(name)}</span> '
+        f'<span class="score">{score:.2f}</span><span class="bar" style="--score: {score:.3f}"></span></td>'
+    )
+
+
+def type_colours(labels: Sequence[str]) -> dict[str, str]:
+    """A colour for each entity type among a model's tags (`B-PER`), the same for the same type in every model."""
+    types = dict.fromkeys(tag.partition("-")[2] for tag in labels if "-" in tag)
+    more = [name for name in types if name not in TYPE_COLOURS]
+    spare = {name: MORE_COLOURS[n % len(MORE_COLOURS)] for n, name in enumerate(more)}
+    return {name: TYPE_COLOURS.get(name) or spare[name] for name in types}
+
+
+def image_file(**settings: Any) -> gr.Image:
+    """An image component that hands on the uploaded file as it is, also if it is damaged.
+
+    The aligners open it, and the page goes on without it; Gradio would refuse the whole call.
+    """
+    image = gr.Image(type="filepath", **settings)
+    decoded = image.preprocess
+
+    def path_of(payload: Any) -> Any:
+        return payload.path if payload and payload.path else decoded(payload)
+
+    image.preprocess = path_of  # type: ignore[method-assign]  # a subclass would have Gradio write a stub beside it
+    return image
+
+
+def build_page(pipe: Any, model: str = "") -> gr.Blocks:
+    """The page for a pipeline.
+
+    Its interface for programs has `/label` (post, image) and `/relabel` (post, and for each kind of context that the
+    model takes one string, with a line for each of its strings); `/label` without an image is `/relabel`.
+
+    Args:
+        pipe: the pipeline, see `load`.
+        model: the model's name, shown on the page.
+    """
+    kinds = list(pipe.processor.context_kinds)
+    examples = _examples()
+    gr.set_static_paths([EXAMPLES])
+    colours = type_colours(list(pipe.model.config.id2label.values()))
+    run = on_gpu(lambda post, image, context: label(pipe, post, image, context))
+
+    def show(labelled: Labelled) -> list[Any]:
+        views = [labelled.alone, labelled.together]
+        return [
+            *(None if view is None else _highlighted(labelled.post, view) for view in views),
+            as_html(labelled, colours),
+            {
+                "text": labelled.post,
+                "alone": labelled.alone,
+                "with_image": labelled.together,
+                "context": labelled.context,
+            },
+        ]
+
+    def from_image(post: str, image: str | None, known: tuple[Any, Any], *said: str) -> list[Any]:
+        try:
+            check(post, said)
+        except Refused as refusal:
+            raise gr.Error(str(refusal), print_exception=False) from None
+        if image is None:
+            return [*from_context(post, known, *said), *said]
+        labelled = run(post, image, None)
+        said = tuple("\n".join((labelled.context or {}).get(kind, ())) for kind in kinds)
+        return [*show(labelled), (said, labelled), *said]
+
+    def from_context(post: str, known: tuple[Any, Any], *said: str) -> list[Any]:
+        try:
+            check(post, said)
+        except Refused as refusal:  # told in its place, and not once for every key
+            return [None, None, f'<p class="notice">{refusal}</p>', None, (None, None)]
+        before, labelled = known
+        if said != before or post != labelled.post:  # boxes that an image filled have changed, too
+            lines = {kind: text.splitlines() for kind, text in zip(kinds, said, strict=True)}
+            context = {kind: [line for line in lines[kind] if line.strip()] for kind in kinds}
+            context = {kind: strings for kind, strings in context.items() if strings}
+            labelled = run(post, None, context)
+        return [*show(labelled), (said, labelled)]
+
+    def choose(chosen: gr.SelectData) -> tuple[str, str]:
+        row = examples[chosen.index]
+        return row["post"], row["image"]
+
+    with gr.Blocks(title="Names in posts with a picture", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        named = f'<p class="model">Model: <code>{escape(model)}</code></p>' if model else ""
+        gr.HTML(HEADER + named, elem_id="header", padding=False)
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=5, min_width=320):
+                post = gr.Textbox(
+                    label="Post", lines=2, max_lines=8, placeholder="my whole feed is Alexandria rn", elem_id="post"
+                )
+                image = image_file(label="Image", sources=["upload", "clipboard"], height=260)
+                button = gr.Button("Find the names", variant="primary", size="lg", elem_id="submit")
+                gr.HTML("<h2>Or try one of these</h2>", elem_classes="heading", padding=False)
+                gallery = gr.Gallery(
+                    [(row["image"], f"“{row['post']}”") for row in examples],
+                    label="Examples",
+                    show_label=False,
+                    columns=2,
+                    height="auto",
+                    object_fit="cover",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="examples",
+                )
+            with gr.Column(scale=7, min_width=320):
+                with gr.Row():
+                    alone, together = (
+                        gr.HighlightedText(label=name, color_map=colours, min_width=240, elem_id=place)
+                        for name, place in (("Post alone", "alone"), ("Post with its image", "together"))
+                    )
+                gr.HTML("<h2>What the image changed</h2>", elem_classes="heading", padding=False)
+                changed = gr.HTML(EMPTY, elem_id="changed", padding=False)
+                gr.HTML(CONTEXT, elem_classes="heading", padding=False)
+                boxes = [
+                    gr.Textbox(
+                        label=KIND_NAMES.get(kind, kind.replace("_", " ").capitalize()),
+                        lines=1,
+                        max_lines=6,
+                        interactive=True,
+                        elem_id=f"kind-{kind}",
+                    )
+                    for kind in kinds
+                ]
+                with gr.Accordion("JSON", open=False):
+                    result = gr.JSON(show_label=False, elem_id="json")
+
+        known = gr.State((None, None))
+        shown = [alone, together, changed, result, known]
+        # One at a time: a tokenizer is not made for several threads.
+        one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        reading: dict[str, Any] = {
+            "fn": from_image,
+            "inputs": [post, image, known, *boxes],
+            "outputs": [*shown, *boxes],
+            "show_progress_on": [alone, together],
+            **one_by_one,
+        }
+        gr.on([button.click, post.submit], **reading, api_name="label")
+        chosen = gallery.select(choose, None, [post, image], show_progress="hidden", api_visibility="private")
+        chosen.then(**reading, api_visibility="private")
+        gr.on([button.click, post.submit, gallery.select], js=SHOW_VIEWS)
+        image.clear(lambda: [""] * len(boxes), None, boxes, show_progress="hidden", api_visibility="private")
+        # A borrowed GPU is not borrowed for every key.
+        edited = [box.blur if spaces else box.change for box in boxes]
+        gr.on(
+            edited,
+            from_context,
+            [post, known, *boxes],
+            shown,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_name="relabel",
+            **one_by_one,
+        )
+    return page
+
+
+def _highlighted(post: str, entities: Sequence[Entity]) -> dict[str, Any]:
+    spans = [{"entity": e["entity_group"], "start": e["start"], "end": e["end"]} for e in entities]
+    return {"text": post, "entities": spans}
+
+
+def _examples() -> list[dict[str, str]]:
+    rows = json.loads((EXAMPLES / "posts.json").read_text(encoding="utf-8"))
+    return [{"post": row["post"], "image": str(EXAMPLES / row["image"])} for row in rows]
+
+
+HEADER = """
+<h1>The picture decides</h1>
+<p>“Alexandria” is a dentist on a name plate, a film on a poster, a city on a map. This model finds the people, places
+and organisations in a post, once by its words alone and once with what its image says.</p>
+"""
+
+# Below the form on a phone.
+SHOW_VIEWS = """() => {
+  const views = document.getElementById("alone");
+  if (views.getBoundingClientRect().top > innerHeight - 150) views.scrollIntoView({behavior: "smooth"});
+}"""
+
+CONTEXT = """
+<h2>What the image says</h2>
+<p>This is all that the model sees of it, one string a line. Change it, and the names change; the image is not read
+again.</p>
+"""
+
+EMPTY = "<p>Write a post and add its image, or choose an example: what the image changes is told here.</p>"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves the page until it is stopped."""
+    parser = argparse.ArgumentParser(description="A page on which posts are labelled alone and with their images.")
+    parser.add_argument("--model", help=f"a folder, or a name on the Hub (default: what {MODEL_FILE} names)")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--host", help="address to serve at (default: this machine only)")
+    parser.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
+    given = parser.parse_args(arguments)
+    try:
+        model, revision = (given.model, given.revision) if given.model else model_of()
+        pipe = load(model, revision)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    font = ["system-ui", "sans-serif"]
+    build_page(pipe, model).launch(
+        server_name=given.host,
+        server_port=given.port,
+        theme=gr.themes.Base(
+            primary_hue="indigo", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]
+        ),
+        css_paths=HERE / "style.css",
+        footer_links=["api"],
+        max_file_size=MAX_FILE_SIZE,
+        ssr_mode=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
