@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from hub_card.crf_numpy import NumpyCrf
 from modeling_ita import ItaConfig, ItaOutput
-from modeling_ita.modeling_ita import ScoredSpan
+from modeling_ita.crf import ScoredSpan
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"  # beside the graph, for models that one file cannot hold

@@ -157,6 +157,20 @@ LOSS_PRESETS = {
 }
 
 
+def check_format(found: int, known: int) -> None:
+    """Refuses a checkpoint whose names or meanings this version does not know.
+
+    Raises:
+        ValueError: the checkpoint's format is later than the known one.
+    """
+    if found > known:
+        raise ValueError(
+            f"this checkpoint is of format {found}, and the installed ita-mner knows formats up to {known}: "
+            "pip install --upgrade ita-mner, or leave the package out and load with trust_remote_code=True, which "
+            "takes the checkpoint's own code"
+        )
+
+
 @strict
 class ItaConfig(PreTrainedConfig):
     """What an `ItaForTokenClassification` is made of.
@@ -212,12 +226,7 @@ class ItaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.checkpoint_format is None:
             self.checkpoint_format = CHECKPOINT_FORMAT
-        if self.checkpoint_format > CHECKPOINT_FORMAT:
-            raise ValueError(
-                f"this checkpoint is of format {self.checkpoint_format}, and the installed ita-mner knows formats up "
-                f"to {CHECKPOINT_FORMAT}: pip install --upgrade ita-mner, or leave the package out and load with "
-                "trust_remote_code=True, which takes the checkpoint's own code"
-            )
+        check_format(self.checkpoint_format, CHECKPOINT_FORMAT)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(TagScheme.from_types(DEFAULT_TYPES).labels))
         for name, value in LOSS_PRESETS[self.loss_preset].items():

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .configuration_ita import TagScheme
+from .configuration_ita import Span, TagScheme
 
 # The score of what cannot be. It is finite so that neither 0 × score nor a difference of two scores is NaN.
 FORBIDDEN = -1e30
@@ -299,6 +299,49 @@ class LinearChainCRF(nn.Module):
                 raise ValueError(f"{span} is empty or lies outside the post's {lengths[post]} words")
             if not 0 <= kind < len(self.scheme.types):
                 raise ValueError(f"{span} has none of the {len(self.scheme.types)} types {self.scheme.types}")
+
+
+class ScoredSpan(NamedTuple):
+    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
+
+    span: Span
+    score: float
+
+
+class EntityDecoding:
+    """Decoding of a model with a `crf` and a `config` of tags: what `ItaPipeline` and the report ask of a model."""
+
+    crf: LinearChainCRF
+    config: Any
+
+    def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
+        """The best tag sequence of every post (Viterbi).
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+        """
+        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
+        return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
+
+    def decode_entities(
+        self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
+    ) -> list[list[ScoredSpan]]:
+        """The entities of the best tag sequence of every post, each with its exact posterior.
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
+        """
+        temperature = self.config.score_temperature if temperature is None else temperature
+        scheme = self.config.tag_scheme
+        entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
+        places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
+        spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
+        log_probs = self.crf.span_log_probability(emissions, mask, spans, temperature)  # (S,)
+        scores = iter(log_probs.exp().clamp(max=1).tolist())
+        return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
 
 
 def _scan_dtypes(words: torch.Tensor) -> tuple[torch.dtype, ...]:

@@ -14,20 +14,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_ita import ItaConfig, Span, TagScheme
-from .crf import LinearChainCRF
+from .configuration_ita import ItaConfig, TagScheme
+from .crf import EntityDecoding, LinearChainCRF
 
 # Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
 _SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}
 
 IGNORED = -100  # the label of a position that is no word, as everywhere in transformers
-
-
-class ScoredSpan(NamedTuple):
-    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
-
-    span: Span
-    score: float
 
 
 @dataclass
@@ -71,7 +64,7 @@ class _View(NamedTuple):
     token_type_ids: torch.Tensor | None  # (R, L)
 
 
-class ItaForTokenClassification(PreTrainedModel):
+class ItaForTokenClassification(EntityDecoding, PreTrainedModel):
     """ITA (Wang et al., NAACL 2022): first pieces of the post's words → tags, through a linear-chain CRF.
 
     The visual context takes part in the encoder only; the CRF sees the words of the post, the same in both views.
@@ -91,7 +84,7 @@ class ItaForTokenClassification(PreTrainedModel):
 
     def __init__(self, config: ItaConfig) -> None:
         super().__init__(config)
-        self.encoder = _without_pooler(AutoModel.from_config(config.text_config))
+        self.encoder = without_pooler(AutoModel.from_config(config.text_config))
         scheme = config.tag_scheme
         config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
         self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
@@ -160,7 +153,7 @@ class ItaForTokenClassification(PreTrainedModel):
             ItaConfig(text_config=text_config, id2label=id2label, dtype=encoder.dtype, **config),
             attn_implementation=encoder.config._attn_implementation,
         )
-        model.encoder.load_state_dict(_without_pooler(encoder).state_dict())
+        model.encoder.load_state_dict(without_pooler(encoder).state_dict())
         return model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -238,7 +231,7 @@ class ItaForTokenClassification(PreTrainedModel):
         mask = word_positions >= 0  # (B, N)
 
         hidden, encoded = self._encode(views, kwargs)
-        words = torch.cat([_words(h, word_positions, word_rows) for h in hidden])  # (V·B, N, H), V = 1 or 2 views
+        words = torch.cat([first_pieces(h, word_positions, word_rows) for h in hidden])  # (V·B, N, H), of V views
         words = self._drop_words(words).to(self.classifier.weight.dtype)
         emissions = self.classifier(words).float()  # (V·B, N, C)
         masks = mask.repeat(len(views), 1)  # (V·B, N)
@@ -263,35 +256,6 @@ class ItaForTokenClassification(PreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-
-    def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-        """The best tag sequence of every post (Viterbi).
-
-        Args:
-            emissions: `(B, N, C)`, from `ItaOutput`.
-            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-        """
-        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
-        return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
-
-    def decode_entities(
-        self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
-    ) -> list[list[ScoredSpan]]:
-        """The entities of the best tag sequence of every post, each with its exact posterior.
-
-        Args:
-            emissions: `(B, N, C)`, from `ItaOutput`.
-            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
-        """
-        temperature = self.config.score_temperature if temperature is None else temperature
-        scheme = self.config.tag_scheme
-        entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
-        places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
-        spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
-        log_probs = self.crf.span_log_probability(emissions, mask, spans, temperature)  # (S,)
-        scores = iter(log_probs.exp().clamp(max=1).tolist())
-        return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
 
     def _encode(self, views: list[_View], kwargs: dict[str, Any]) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:
         """Both views through the encoder in one call: a tensor `(R, L, H)` a view, and what the encoder returned."""
@@ -391,7 +355,7 @@ def _alignment(
     return temperature**2 * divergence.masked_fill(~counts, 0).sum() / max(len(mask), 1)
 
 
-def _without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
     """Words are tagged from the last layer: a pooler would be dead weight in every checkpoint."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]
@@ -415,7 +379,7 @@ def _stacked(text: _View, cross: _View, padding: int) -> dict[str, torch.Tensor]
     return {name: stack(texts[name], crosses[name], fills[name]) for name in texts.keys() & crosses.keys()}
 
 
-def _words(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def first_pieces(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """The vector of each word's first piece: `(R, L, H)` → `(B, N, H)`."""
     if rows is None:
         rows = torch.arange(len(positions), device=positions.device)[:, None]

@@ -1,0 +1,375 @@
+"""MGCMT: a post, the regions of its image and the objects in it, through twelve attention blocks to a CRF."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_ita import OUTSIDE, TagScheme
+from .configuration_mgcmt import MgcmtConfig
+from .crf import EntityDecoding, LinearChainCRF
+from .modeling_ita import first_pieces, without_pooler
+
+PADDING_OBJECT = 0  # the class of an object that is none
+SPANS = TagScheme(["O", "B-SPAN", "I-SPAN"])  # the auxiliary tags (§3)
+
+
+@dataclass
+class MgcmtOutput(ModelOutput):
+    """What `MgcmtForTokenClassification` returns (B posts, N words, C tags).
+
+    Args:
+        loss: `main_loss` and the weighted `aux_loss`; present if labels were given.
+        logits: `(B, N, C)`, log posterior marginals of the main CRF. Their softmax is the posterior itself.
+        emissions: `(B, N, C)`, the tag scores that the main CRF saw, in float32.
+        main_loss: negative log-likelihood of the tags, mean over posts.
+        aux_loss: negative log-likelihood of the span tags (O, B, I), mean over posts.
+        hidden_states: of the text encoder, if asked for.
+        attentions: of the text encoder, if asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    emissions: torch.Tensor | None = None
+    main_loss: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class AttentionBlock(nn.Module):
+    """One complete BERT layer, post-norm: a stream attends to another one, or to itself, and stays the residual.
+
+    Args:
+        config: for the width d, the heads, the dropout and the attention's implementation.
+    """
+
+    def __init__(self, config: MgcmtConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.config = config
+        self.query, self.key, self.value, self.dense = (nn.Linear(d, d) for _ in range(4))
+        self.attention_norm = nn.LayerNorm(d, eps=1e-12)
+        self.intermediate, self.output = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+        self.output_norm = nn.LayerNorm(d, eps=1e-12)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, stream: torch.Tensor, other: torch.Tensor, other_mask: torch.Tensor) -> torch.Tensor:
+        """The stream after it has looked at the other one.
+
+        Args:
+            stream: `(R, Q, d)`.
+            other: `(R, K, d)`.
+            other_mask: `(R, K)`, boolean, true on what may be seen. Where a row has nothing of that sort all of it is
+                seen: callers fill such a row with one and the same vector, so that what comes out is a learned
+                constant and never NaN.
+        """
+        mask = other_mask | ~other_mask.any(1, keepdim=True)  # (R, K)
+        q, k, v = (self._heads(x) for x in (self.query(stream), self.key(other), self.value(other)))
+        attended = self._attend(q, k, v, mask[:, None, None])  # (R, heads, Q, d / heads)
+        attended = self.dense(attended.transpose(1, 2).flatten(2))  # (R, Q, d)
+        stream = self.attention_norm(stream + self.dropout(attended))
+        wide = nn.functional.gelu(self.intermediate(stream))  # (R, Q, 4d)
+        return self.output_norm(stream + self.dropout(self.output(wide)))
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(2, (self.config.num_attention_heads, -1)).transpose(1, 2)
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        dropout = self.dropout.p if self.training else 0.0
+        if self.config._attn_implementation != "eager":
+            return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        scores = (q @ k.transpose(2, 3)).float() / math.sqrt(q.shape[-1])
+        weights = scores.masked_fill(~mask, -math.inf).softmax(-1).to(v.dtype)
+        return nn.functional.dropout(weights, dropout) @ v
+
+
+class SemanticAugmentation(nn.Module):
+    """What the words nearest to each word add to it (§2), at the word's first piece."""
+
+    def __init__(self, config: MgcmtConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.fusion = config.aug_fusion
+        self.projection = nn.Linear(config.augmentation_size, d)
+        self.gate = nn.Linear(2 * d, d) if self.fusion == "gate" else None
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden: torch.Tensor, augmentation: torch.Tensor) -> torch.Tensor:
+        """The pieces with their augmentation.
+
+        Args:
+            hidden: `(R, L, d)`.
+            augmentation: `(R, L, a)`, the weighted mean of a word's neighbours; `(R, L, m, a)`, the neighbours
+                themselves, for `aug_fusion="attention"`. Zeros where there is none.
+        """
+        projected = self.projection(augmentation.to(hidden.dtype))  # (R, L, d) or (R, L, m, d)
+        if self.fusion == "attention":
+            scores = (projected @ hidden[..., None])[..., 0] / math.sqrt(hidden.shape[-1])  # (R, L, m)
+            # A place without neighbours has the same vector m times, so that its weights do not matter.
+            is_neighbour = augmentation.abs().sum(-1) > 0
+            scores = scores.masked_fill(~is_neighbour & is_neighbour.any(-1, keepdim=True), -math.inf)
+            projected = (scores.softmax(-1)[..., None, :] @ projected)[..., 0, :]
+        if self.gate is None:
+            return self.dropout(hidden + projected)
+        gate = self.gate(torch.cat([hidden, projected], -1)).sigmoid()
+        return self.dropout(gate * hidden + (1 - gate) * projected)
+
+
+class RegionProjection(nn.Linear):
+    """Features of regions to the model's width.
+
+    Of an image that is not there nothing but the bias is left. It does not start at zero, where the layer norm of what
+    follows would have no slope.
+    """
+
+
+class RegionStream(nn.Module):
+    """The coarse stream: text looks at regions, and at regions that have seen the text (§1)."""
+
+    def __init__(self, config: MgcmtConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.projection, self.projection_v2 = (RegionProjection(cast(int, config.region_size), d) for _ in range(2))
+        self.self_attention, self.self_attention_v2 = AttentionBlock(config), AttentionBlock(config)
+        self.txt2img, self.img2txt, self.txt2txt = (AttentionBlock(config) for _ in range(3))
+        self.gate = nn.Linear(2 * d, d)
+
+    def forward(
+        self, text: torch.Tensor, text_mask: torch.Tensor, regions: torch.Tensor, has_image: torch.Tensor
+    ) -> torch.Tensor:
+        """F1 `(R, L, d)`, of text `(R, L, d)`, its mask, regions `(R, 49, size)` and whether they are there."""
+        mask = has_image[:, None].expand(regions.shape[:2])  # (R, 49)
+        regions = regions.masked_fill(~mask[..., None], 0)
+        first, second = self.projection(regions), self.projection_v2(regions)  # (R, 49, d)
+        seen = self.txt2img(text, self.self_attention(first, first, mask), mask)  # M3 (R, L, d)
+        told = self.img2txt(self.self_attention_v2(second, second, mask), text, text_mask)  # (R, 49, d)
+        return _gated(self.gate, seen, self.txt2txt(text, told, mask))
+
+
+class ObjectStream(nn.Module):
+    """The fine stream: text looks at objects, and at objects that have seen the text (§1)."""
+
+    def __init__(self, config: MgcmtConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.num_object_classes, config.hidden_size)
+        self.self_attention, self.self_attention_v2 = AttentionBlock(config), AttentionBlock(config)
+        self.txt2obj, self.obj2txt, self.txt2obj_v2 = (AttentionBlock(config) for _ in range(3))
+        self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
+
+    def forward(self, text: torch.Tensor, text_mask: torch.Tensor, object_ids: torch.Tensor) -> torch.Tensor:
+        """F2 `(R, L, d)`, from the text `(R, L, d)`, its mask and the classes of the objects `(R, K)`, 0 for none."""
+        mask = object_ids != PADDING_OBJECT  # (R, K)
+        objects = self.embedding(object_ids)  # (R, K, d)
+        seen = self.txt2obj(text, self.self_attention(objects, objects, mask), mask)  # M5 (R, L, d)
+        told = self.obj2txt(self.self_attention_v2(objects, objects, mask), text, text_mask)  # (R, K, d)
+        return _gated(self.gate, self.txt2obj_v2(text, told, mask), seen)
+
+
+class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
+    """MGCMT (Liu et al., 2022): text stream, regions and objects, fused at every piece; a CRF over the words."""
+
+    config: MgcmtConfig
+    config_class = MgcmtConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ["classifier", "crf", "aux_classifier", "aux_crf"]
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict
+
+    def __init__(self, config: MgcmtConfig) -> None:
+        super().__init__(config)
+        scheme, d = config.tag_scheme, config.hidden_size
+        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
+        self.encoder = without_pooler(AutoModel.from_config(config.text_config))
+        self.augmentation = None if config.aug_fusion == "none" else SemanticAugmentation(config)
+        self.self_attention, self.self_attention_v2 = AttentionBlock(config), AttentionBlock(config)
+        sees_regions, sees_objects = (config.visual_fusion in (name, "both") for name in ("regions", "objects"))
+        self.vision = None
+        if sees_regions and config.vision_config is not None:
+            # What attention the text has is no matter of a network of convolutions, which may have none to choose.
+            self.vision = AutoModel.from_config(config.vision_config, attn_implementation="eager")
+            self.vision.requires_grad_(config.train_vision)
+        self.regions = RegionStream(config) if sees_regions else None
+        self.objects = ObjectStream(config) if sees_objects else None
+        streams = sees_regions + sees_objects
+        self.visual_fusion = nn.Linear(streams * d, d) if streams else None
+        self.fusion_dropout = nn.Dropout(config.fusion_dropout)
+        self.fusion = nn.Linear(2 * d if streams else d, d)
+        self.classifier = nn.Linear(d, len(scheme))
+        self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
+        self.aux_classifier = nn.Linear(d, len(SPANS))
+        self.aux_crf = LinearChainCRF(len(SPANS))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding of pieces."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the text encoder's embedding of pieces."""
+        self.encoder.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> MgcmtForTokenClassification:
+        """As everywhere; a vision encoder that is not trained stays in evaluation mode, statistics and all."""
+        super().train(mode)
+        if self.vision is not None and not self.config.train_vision:
+            self.vision.eval()
+        return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearChainCRF):
+            for scores in module.parameters():
+                init.uniform_(scores, -0.1, 0.1)
+        elif isinstance(module, RegionProjection):
+            init.normal_(module.weight, std=0.02)
+            init.normal_(module.bias, std=0.02)
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        word_positions: torch.Tensor | None = None,
+        word_rows: torch.Tensor | None = None,
+        row_posts: torch.Tensor | None = None,
+        augmentation: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        region_features: torch.Tensor | None = None,
+        has_image: torch.Tensor | None = None,
+        object_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MgcmtOutput:
+        """Tags the words of B posts.
+
+        Args:
+            input_ids: `(R, L)`, the posts' pieces. R = B, but for posts longer than the window.
+            attention_mask: `(R, L)`, 1 on pieces, 0 on padding. Default: all ones.
+            token_type_ids: `(R, L)`, for encoders that have them.
+            word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding.
+            word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
+            row_posts: `(R,)`, the post of each row. Default: row b is post b's.
+            augmentation: `(B, N, a)`, what a word's neighbours add, or `(B, N, m, a)`, its neighbours, see
+                `SemanticAugmentation`. Default: nothing.
+            pixel_values: `(B, 3, height, width)`, the images, whatever where there is none.
+            region_features: `(B, 49, region_size)`, instead of them.
+            has_image: `(B,)`, boolean, whether a post has an image. Default: all have one, if there are images.
+            object_ids: `(B, K)`, the classes of the objects, most confident first, 0 for none. Default: none.
+            labels: `(B, N)` tag ids, −100 on padding.
+            **kwargs: for the text encoder, such as `output_hidden_states`.
+
+        Raises:
+            ValueError: `word_positions` is missing, or the model has no vision encoder for the images it is given.
+        """
+        if word_positions is None:
+            raise ValueError("word_positions are missing (MgcmtProcessor makes them)")
+        posts = len(word_positions)
+        if word_rows is None:
+            word_rows = torch.arange(posts, device=input_ids.device)[:, None].expand_as(word_positions)
+        if row_posts is None:
+            row_posts = torch.arange(posts, device=input_ids.device)
+        is_word = word_positions >= 0  # (B, N)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        is_piece = attention_mask.bool()  # (R, L)
+
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments, **kwargs)
+        hidden = encoded.last_hidden_state  # (R, L, d)
+        if self.augmentation is not None:
+            spread = self._at_first_pieces(augmentation, input_ids.shape, word_positions, word_rows)
+            hidden = self.augmentation(hidden, spread)
+        spans = self.self_attention(hidden, hidden, is_piece)
+        text = self.self_attention_v2(hidden, hidden, is_piece)
+
+        streams = []
+        if self.regions is not None:
+            regions, has_image = self._regions(pixel_values, region_features, has_image, posts, hidden)
+            streams.append(self.regions(text, is_piece, regions[row_posts], has_image[row_posts]))
+        if self.objects is not None:
+            if object_ids is None:
+                object_ids = torch.full((posts, 1), PADDING_OBJECT, device=input_ids.device)
+            streams.append(self.objects(text, is_piece, object_ids[row_posts]))
+        fused = text
+        if self.visual_fusion is not None:
+            visual = self.visual_fusion(self.fusion_dropout(torch.cat(streams, -1))).relu()  # (R, L, d)
+            fused = torch.cat([text, visual], -1)
+        fused = self.fusion(fused)  # Z (R, L, d)
+
+        emissions = self._scores(self.classifier, first_pieces(fused, word_positions, word_rows))  # (B, N, C)
+        losses = {}
+        if labels is not None:
+            tags = labels.clamp(min=0)
+            aux_emissions = self._scores(self.aux_classifier, first_pieces(spans, word_positions, word_rows))
+            span_tags = self._span_tags.to(tags.device)[tags]  # (B, N)
+            losses["main_loss"] = -self.crf.log_likelihood(emissions, tags, is_word).mean()
+            losses["aux_loss"] = -self.aux_crf.log_likelihood(aux_emissions, span_tags, is_word).mean()
+            losses["loss"] = losses["main_loss"] + self.config.aux_loss_weight * losses["aux_loss"]
+        return MgcmtOutput(
+            **losses,
+            logits=self.crf.log_marginals(emissions, is_word),
+            emissions=emissions,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _at_first_pieces(
+        self, augmentation: torch.Tensor | None, shape: torch.Size, positions: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """What is known of words, `(B, N, …)`, at their first pieces, `(R, L, …)`; zeros everywhere else."""
+        if augmentation is None:
+            neighbours = (1,) if self.config.aug_fusion == "attention" else ()
+            return torch.zeros((*shape, *neighbours, self.config.augmentation_size), device=positions.device)
+        spread = augmentation.new_zeros((*shape, *augmentation.shape[2:]))
+        is_word = positions >= 0
+        spread[rows[is_word], positions[is_word]] = augmentation[is_word]
+        return spread
+
+    def _regions(
+        self,
+        pixel_values: torch.Tensor | None,
+        region_features: torch.Tensor | None,
+        has_image: torch.Tensor | None,
+        posts: int,
+        hidden: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The regions of every post's image, `(B, 49, region_size)`, and whether it has one, `(B,)`."""
+        if region_features is None and pixel_values is None:
+            empty = hidden.new_zeros(posts, self.config.num_regions, self.config.region_size)  # type: ignore[arg-type]
+            return empty, torch.zeros(posts, dtype=torch.bool, device=hidden.device)
+        if region_features is None:
+            if self.vision is None:
+                raise ValueError("pixel_values were given to a model without a vision encoder: give region_features")
+            with torch.set_grad_enabled(self.config.train_vision and torch.is_grad_enabled()):
+                channels = self.vision(pixel_values.to(hidden.dtype)).last_hidden_state  # type: ignore[union-attr]
+            region_features = channels.flatten(2).transpose(1, 2)  # (B, 49, region_size)
+        if has_image is None:
+            has_image = torch.ones(posts, dtype=torch.bool, device=hidden.device)
+        return region_features.to(hidden.dtype), has_image.bool()
+
+    def _scores(self, classifier: nn.Linear, words: torch.Tensor) -> torch.Tensor:
+        return classifier(words.to(classifier.weight.dtype)).float()
+
+    @property
+    def _span_tags(self) -> torch.Tensor:
+        """The span tag of every tag, `(C,)`."""
+        begins = {OUTSIDE: "O", "B": "B-SPAN", "S": "B-SPAN", "I": "I-SPAN", "E": "I-SPAN"}
+        labels = [begins[label.partition("-")[0]] for label in self.config.tag_scheme.labels]
+        return torch.tensor([SPANS.label2id[label] for label in labels])
+
+
+def _gated(gate: nn.Linear, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """G ⊙ first + (1 − g) ⊙ second, g of both (§1)."""
+    share = gate(torch.cat([first, second], -1)).sigmoid()
+    return share * first + (1 - share) * second
