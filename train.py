@@ -33,13 +33,13 @@ from dataset_scripts.context_files import named_aligners, recorded_aligners
 from dataset_scripts.examples import Example, epoch_batches, read_examples
 from dataset_scripts.mner import MnerDataset
 from hub_card.evaluate_model import contexts_of_view, evaluate_model
-from hub_card.evaluation import format_table, make_report, score_views, write_report
 from hub_card.export import export_model
 from hub_card.figures import training_figure
 from hub_card.prediction import predict_tags
 from hub_card.push import open_repository, push_model, push_text
-from hub_card.report import gold_files
+from hub_card.report import format_table, gold_files, make_report, write_report
 from hub_card.report_page import write_page
+from hub_card.scores import score_views
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hub_card.eval_results import (
     eval_results,
     write_eval_results,
 )
+from hub_card.requirements import requirements
 from modeling_ita.pipeline_ita import ItaPipeline
 
 CARD_FILE, FIGURE_FILE = "README.md", "report.png"
@@ -199,6 +201,7 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
     base = _base_model(report)
     return {
         "types": types,
+        "install": shlex.join(["pip", "install", *requirements(pipe.processor.context_builder)]),
         "meanings": "; ".join(f"`{name}`, {_MEANINGS[name]}" for name in types if name in _MEANINGS),
         "encoder": f"`{base}`" if base else pipe.model.config.text_config.model_type,
         "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",

@@ -23,6 +23,7 @@ import torch
 
 from hub_card.columns import read_pair
 from hub_card.comparison import compare_reports, format_comparison
+from hub_card.metric import MnerF1
 from hub_card.report import (
     Spread,
     aligned,
@@ -40,7 +41,6 @@ from hub_card.report import (
     write_report,
 )
 from hub_card.scores import (
-    MnerF1,
     PostCounts,
     Scores,
     Scoring,

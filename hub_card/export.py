@@ -21,7 +21,6 @@ from transformers.utils import logging
 
 import modeling_ita
 from hub_card import handler
-from hub_card.card import write_card
 from hub_card.requirements import requirements
 from hub_card.staging import written_folder
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
@@ -66,6 +65,8 @@ def export_model(
     Raises:
         FileExistsError: the folder exists and is no earlier export, or one with further files in it.
     """
+    from hub_card.card import write_card  # it draws and scores, for which a push has no use
+
     with written_folder(folder, "export", _is_earlier, _OPTIONAL) as staging:
         _write(model, processor, staging)
         pipe = ItaPipeline(model=model, processor=processor, device=model.device)

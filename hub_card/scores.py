@@ -18,10 +18,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-import datasets
-import evaluate
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
@@ -158,7 +156,7 @@ def _score_view(references: TagSequences, predictions: TagSequences) -> ViewRepo
         words=sum(map(len, references)),
         lost_words=sum(len(gold) - len(predicted) for gold, predicted in pairs),
         lost_entities=sum(span.end > len(predicted) for spans, predicted in entities for span in spans),
-        accuracy=_accuracy(references, padded),
+        accuracy=accuracy(references, padded),
         lenient=scores["lenient"],
         strict=scores["strict"],
         post_counts=_post_counts(references, gold_spans, read_entities(padded, "lenient")),
@@ -198,7 +196,8 @@ def _check_tags(references: TagSequences, predictions: TagSequences) -> None:
                     )
 
 
-def _accuracy(references: TagSequences, predictions: TagSequences) -> float:
+def accuracy(references: TagSequences, predictions: TagSequences) -> float:
+    """The share of the words whose tag is right; 0 without words."""
     gold, predicted = list(chain.from_iterable(references)), list(chain.from_iterable(predictions))
     return sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold) if gold else 0.0
 
@@ -207,11 +206,12 @@ def _score_entities(references: Sequence[set[Span]], predictions: Sequence[set[S
     gold = Counter(span.type for post in references for span in post)
     predicted = Counter(span.type for post in predictions for span in post)
     correct = Counter(span.type for g, p in zip(references, predictions, strict=True) for span in g & p)
-    types = {t: _ratios(gold[t], predicted[t], correct[t]) for t in sorted(gold | predicted)}
-    return Scores(**_ratios(gold.total(), predicted.total(), correct.total()), types=types)
+    types = {t: ratios(gold[t], predicted[t], correct[t]) for t in sorted(gold | predicted)}
+    return Scores(**ratios(gold.total(), predicted.total(), correct.total()), types=types)
 
 
-def _ratios(gold: int, predicted: int, correct: int) -> TypeScores:
+def ratios(gold: int, predicted: int, correct: int) -> TypeScores:
+    """Precision, recall and F1 from the numbers of entities."""
     return TypeScores(
         precision=correct / predicted if predicted else 0.0,
         recall=correct / gold if gold else 0.0,
@@ -220,50 +220,3 @@ def _ratios(gold: int, predicted: int, correct: int) -> TypeScores:
         predicted=predicted,
         correct=correct,
     )
-
-
-class MnerF1(evaluate.Metric):
-    """Entity precision, recall and F1, lenient and strict side by side, as a metric of the `evaluate` library.
-
-    The keys are those of evaluate's own `seqeval` metric, with the strict scores beside them: `overall_precision`,
-    `overall_recall`, `overall_f1`, `overall_accuracy`, `overall_strict_precision`, `overall_strict_recall`,
-    `overall_strict_f1`, and per entity type a dict of `precision`, `recall`, `f1`, `number` (of gold entities),
-    `strict_precision`, `strict_recall`, `strict_f1`, `strict_number`. Nothing is loaded from the network.
-
-    Example:
-        >>> scores = MnerF1().compute(predictions=[["O", "I-PER"]], references=[["O", "B-PER"]])
-        >>> scores["overall_f1"], scores["overall_strict_f1"]
-        (1.0, 0.0)
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        tags = datasets.Sequence(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description="Entity precision, recall and F1 by seqeval, lenient (CoNLL) and strict (IOB2 or IOBES).",
-            citation="",
-            inputs_description="predictions, references: for each post the list of its tags, one per word.",
-            features=datasets.Features({"predictions": tags, "references": tags}),
-        )
-
-    def _compute(self, *, predictions: TagSequences, references: TagSequences) -> dict[str, Any]:
-        scores = score_tags(references, predictions)
-        lenient, strict = scores["lenient"], scores["strict"]
-        nothing = _ratios(0, 0, 0)
-        result: dict[str, Any] = {
-            kind: _metric_keys(lenient["types"].get(kind, nothing))
-            | {f"strict_{key}": value for key, value in _metric_keys(strict["types"].get(kind, nothing)).items()}
-            for kind in sorted(lenient["types"].keys() | strict["types"].keys())
-        }
-        for prefix, overall in (("overall", lenient), ("overall_strict", strict)):
-            for key in ("precision", "recall", "f1"):
-                result[f"{prefix}_{key}"] = overall[key]
-        return result | {"overall_accuracy": _accuracy(references, predictions)}
-
-
-def _metric_keys(scores: TypeScores) -> dict[str, float]:
-    return {
-        "precision": scores["precision"],
-        "recall": scores["recall"],
-        "f1": scores["f1"],
-        "number": scores["gold"],
-    }

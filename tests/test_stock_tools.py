@@ -30,7 +30,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hub_card.export import export_model
-from hub_card.scores import MnerF1, score_tags
+from hub_card.metric import MnerF1
+from hub_card.scores import score_tags
 from modeling_ita import ItaDataCollator, ItaForTokenClassification, ItaPipeline, ItaProcessor
 
 POST = "Phoenix Suns tonight, Obama in Paris"
