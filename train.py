@@ -144,7 +144,7 @@ class OptimizationArguments:
     report_to: str = field(default="none", metadata={"help": "tracker: tensorboard, wandb, mlflow, trackio … or none"})
     push_to_hub: bool = field(default=False, metadata={"help": "put the finished model on the Hub, in one commit"})
     hub_model_id: str | None = field(default=None, metadata={"help": "its name there, you/name"})
-    hub_private_repo: bool | None = field(default=None, metadata={"help": "make a new repository private"})
+    hub_private_repo: bool = field(default=False, metadata={"help": "make a new repository private"})
 
 
 Arguments = tuple[DataArguments, ModelArguments, OptimizationArguments]
@@ -490,7 +490,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     data, model_arguments, args = arguments
     process = PartialState(cpu=not torch.accelerator.is_available())
     if args.push_to_hub and process.is_main_process:
-        open_repository(str(args.hub_model_id), args.hub_private_repo)  # refused now rather than after the training
+        open_repository(
+            str(args.hub_model_id), args.hub_private_repo or None
+        )  # refused now rather than after the training
     # One process claims the folder: a second one would find it taken by the first.
     claimed: list[Any] = [claim_output(arguments) if process.is_main_process else None]
     broadcast_object_list(claimed)
@@ -553,7 +555,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         print(format_table(report, shown))
         print("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
         if args.push_to_hub:
-            print(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo)))
+            print(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo or None)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report

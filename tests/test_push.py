@@ -111,7 +111,7 @@ import train
 corpus, encoder, output = sys.argv[1:]
 datasets.config.HF_DATASETS_CACHE = Path(output, "cache")
 flags = ["--dataset", "conll", "--data_dir", corpus, "--encoder", encoder, "--num_epochs", "1", "--push_to_hub"]
-train.main([*flags, "--output_dir", output + "/run", "--hub_model_id", "me/run", "--hub_private_repo", "true"])
+train.main([*flags, "--output_dir", output + "/run", "--hub_model_id", "me/run", "--hub_private_repo"])
 try:
     train.main([*flags, "--output_dir", output + "/refused", "--hub_model_id", "you/run"])
 except OSError as error:
