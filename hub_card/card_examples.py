@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import json
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -49,6 +50,24 @@ del result["context"]["provenance"]
 print("read in it:", result["context"])
 """
 
+# MGCMT looks at the picture itself; of a context it takes the classes of objects.
+LOOKING = """\
+from PIL import Image, ImageDraw
+
+image = Image.new("RGB", (480, 160), "white")
+ImageDraw.Draw(image).ellipse((180, 20, 300, 140), fill="orange", outline="black", width=4)
+
+show(ner("Phoenix tonight!"))
+print("and with the picture:")
+show(ner({{"text": "Phoenix tonight!", "image": image}}))
+"""
+
+OBJECTS = """\
+for seen in {shown}:
+    print("in the picture:", seen)
+    show(ner({{"text": "Phoenix tonight!", "context": {{"object_tags": [seen]}}}}))
+"""
+
 CONTEXT = """\
 captions = ["a basketball game in a full arena", "the skyline of phoenix", "phoenix smiles"]
 for said in captions:
@@ -59,7 +78,7 @@ for said in captions:
 BATCH = """\
 posts = [
     "Phoenix tonight!",
-    {{"text": "Phoenix tonight!", "context": {{"{kind}": ["a poster for the film phoenix"]}}}},
+    {{"text": "Phoenix tonight!", "context": {{"{kind}": {shown}}}}},
     "good morning",
 ]
 for entities in ner(posts, batch_size=32, min_score=0.5):
@@ -116,15 +135,17 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
     kinds = pipe.processor.context_kinds
     kind = next((kind for kind in ("captions", "ocr") if kind in kinds), kinds[0] if kinds else "captions")
     names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _import_with(pipe)}}
+    labels = getattr(pipe.processor, "object_labels", None)
+    shown = json.dumps(["a poster for the film phoenix"] if labels is None else list(labels[:3]), ensure_ascii=False)
     examples = {}
     for name, template in (
         ("text", TEXT),
-        ("image", IMAGE),
-        ("context", CONTEXT),
+        ("image", IMAGE if labels is None else LOOKING),
+        ("context", CONTEXT if labels is None else OBJECTS),
         ("batch", BATCH),
         ("without_trust", WITHOUT_TRUST),
     ):
-        code = template.format(model_id=model_id, revision=revision, kind=kind)
+        code = template.format(model_id=model_id, revision=revision, kind=kind, shown=shown)
         said, failed = io.StringIO(), False
         with contextlib.redirect_stdout(said):
             try:

@@ -23,25 +23,34 @@ import modeling_ita
 from hub_card import handler
 from hub_card.requirements import requirements
 from hub_card.staging import written_folder
-from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
+from modeling_ita import (
+    ItaForTokenClassification,
+    ItaPipeline,
+    ItaProcessor,
+    MgcmtForTokenClassification,
+    MgcmtProcessor,
+)
+from modeling_ita.word_neighbours import TENSORS_FILE, WORDS_FILE
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_ita.ItaConfig",
-    "AutoModelForTokenClassification": "modeling_ita.ItaForTokenClassification",
+# By the configuration's `model_type`.
+AUTO_MAPS = {
+    system: {
+        "AutoConfig": f"configuration_{system}.{name}Config",
+        "AutoModelForTokenClassification": f"modeling_{system}.{name}ForTokenClassification",
+        "AutoProcessor": f"processing_{system}.{name}Processor",
+    }
+    for system, name in (("ita", "Ita"), ("mgcmt", "Mgcmt"))
 }
-PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_ita.ItaProcessor"}
 _PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
 # transformers looks the task up as it was typed, so the alias needs an entry of its own.
 CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
 
 MODEL_ID = "you/ita"  # what the card calls the model until it is pushed
-# The files of an export that not every export has.
-_OPTIONAL = {".eval_results", "report.png"}
 
 
 def export_model(
-    model: ItaForTokenClassification,
-    processor: ItaProcessor,
+    model: ItaForTokenClassification | MgcmtForTokenClassification,
+    processor: ItaProcessor | MgcmtProcessor,
     folder: str | Path,
     report: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -67,18 +76,25 @@ def export_model(
     """
     from hub_card.card import write_card  # it draws and scores, for which a push has no use
 
-    with written_folder(folder, "export", _is_earlier, _OPTIONAL) as staging:
+    # What not every export has.
+    optional = {".eval_results", "report.png", TENSORS_FILE, WORDS_FILE}
+    optional |= {file.name for system in AUTO_MAPS for file in code_files(system)}
+    with written_folder(folder, "export", _is_earlier, optional) as staging:
         _write(model, processor, staging)
         pipe = ItaPipeline(model=model, processor=processor, device=model.device)
         write_card(staging, model_id=MODEL_ID, revision=weights_tag(staging), pipe=pipe, report=report)
     return Path(folder)
 
 
-def code_files() -> list[Path]:
-    """The modules that a checkpoint needs: those that it names, and what they import from beside them."""
+def code_files(model_type: str = "ita") -> list[Path]:
+    """The modules that a checkpoint needs: those that it names, and what they import from beside them.
+
+    Args:
+        model_type: that of the model's configuration, `"ita"` or `"mgcmt"`.
+    """
     package = Path(modeling_ita.__file__).parent
-    named = {*AUTO_MAP.values(), *PROCESSOR_AUTO_MAP.values(), _PIPELINE["impl"]}
-    entries = [package / f"{str(name).partition('.')[0]}.py" for name in named]
+    named = [*AUTO_MAPS[model_type].values(), str(_PIPELINE["impl"])]
+    entries = [package / f"{name.partition('.')[0]}.py" for name in named]
     return sorted({*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))})
 
 
@@ -98,18 +114,24 @@ def weights_tag(folder: str | Path) -> str:
     return f"weights-{digest.hexdigest()[:8]}"
 
 
-def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Path) -> None:
+def _write(
+    model: ItaForTokenClassification | MgcmtForTokenClassification,
+    processor: ItaProcessor | MgcmtProcessor,
+    folder: Path,
+) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    for file in (*code_files(), Path(handler.__file__)):
+    for file in (*code_files(model.config.model_type), Path(handler.__file__)):
         shutil.copyfile(file, folder / file.name)
     (folder / "requirements.txt").write_text(
         "\n".join(requirements(processor.context_builder)) + "\n", encoding="utf-8"
     )
     # Set here and not by register_for_auto_class, which would change the classes of the running program.
-    config = _read(folder / "config.json") | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
+    names = dict(AUTO_MAPS[model.config.model_type])
+    of_processor = {"auto_map": {"AutoProcessor": names.pop("AutoProcessor")}}
+    config = _read(folder / "config.json") | {"auto_map": names, "custom_pipelines": CUSTOM_PIPELINES}
     _save(folder / "config.json", config)
-    _save(folder / "processor_config.json", _read(folder / "processor_config.json") | {"auto_map": PROCESSOR_AUTO_MAP})
+    _save(folder / "processor_config.json", _read(folder / "processor_config.json") | of_processor)
     tokenizer = _read(folder / "tokenizer_config.json")
     if tokenizer.pop("auto_map", None):  # left by a processor of a checkpoint's own code: AutoTokenizer asks for trust
         _save(folder / "tokenizer_config.json", tokenizer)

@@ -11,9 +11,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
 from hub_card.export import CUSTOM_PIPELINES, MODEL_ID, weights_tag
+from modeling_ita.word_neighbours import WORDS_FILE
 
 # Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
-STALE = ("*.py", "*.safetensors", "*.safetensors.index.json")
+STALE = ("*.py", "*.safetensors", "*.safetensors.index.json", WORDS_FILE)
 
 
 class Pushed(NamedTuple):

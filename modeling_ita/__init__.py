@@ -1,26 +1,35 @@
-"""ITA: named entities in posts with images (Wang et al., NAACL 2022), the part that travels to the Hub.
+"""ITA (Wang et al., 2022) and MGCMT (Liu et al., 2022): named entities in posts with images; what travels to the Hub.
 
-Importing it registers `ItaConfig`, `ItaForTokenClassification` and `ItaProcessor` with transformers' Auto classes, so
-that a checkpoint loads with this code and without `trust_remote_code`.
+Importing it registers the configuration, the model and the processor of both with transformers' Auto classes, so that
+a checkpoint loads with this code and without `trust_remote_code`.
 """
 
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 
 from .captioner import Captioner
 from .configuration_ita import ItaConfig, Span, TagScheme
+from .configuration_mgcmt import MgcmtConfig
 from .crf import LinearChainCRF
+from .data_collator import ItaDataCollator
 from .modeling_ita import ItaForTokenClassification, ItaOutput
+from .modeling_mgcmt import MgcmtForTokenClassification, MgcmtOutput
 from .object_tagger import AttributeTagger, ObjectTagger
 from .pipeline_ita import ItaPipeline
-from .processing_ita import Entity, ItaDataCollator, ItaProcessor, Word, split_words
+from .processing_ita import Entity, ItaProcessor, Word, split_words
+from .processing_mgcmt import MgcmtProcessor
 from .visual_context import VisualContext, VisualContextBuilder
+from .word_neighbours import Augmentation, WordNeighbours
 
 AutoConfig.register(ItaConfig.model_type, ItaConfig, exist_ok=True)
 AutoModelForTokenClassification.register(ItaConfig, ItaForTokenClassification, exist_ok=True)
 AutoProcessor.register(ItaConfig, ItaProcessor, exist_ok=True)
+AutoConfig.register(MgcmtConfig.model_type, MgcmtConfig, exist_ok=True)
+AutoModelForTokenClassification.register(MgcmtConfig, MgcmtForTokenClassification, exist_ok=True)
+AutoProcessor.register(MgcmtConfig, MgcmtProcessor, exist_ok=True)
 
 __all__ = [
     "AttributeTagger",
+    "Augmentation",
     "Captioner",
     "Entity",
     "ItaConfig",
@@ -30,11 +39,16 @@ __all__ = [
     "ItaPipeline",
     "ItaProcessor",
     "LinearChainCRF",
+    "MgcmtConfig",
+    "MgcmtForTokenClassification",
+    "MgcmtOutput",
+    "MgcmtProcessor",
     "ObjectTagger",
     "Span",
     "TagScheme",
     "VisualContext",
     "VisualContextBuilder",
     "Word",
+    "WordNeighbours",
     "split_words",
 ]

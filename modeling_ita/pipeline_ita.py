@@ -29,7 +29,7 @@ _STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
 class _Post(NamedTuple):
-    """One input: the post, and its image or the visual context that goes before the image."""
+    """One input: the post, its image if anything looks at it, and the visual context that was given."""
 
     content: str | list[str]
     image: ImageSource | None = None
@@ -40,11 +40,16 @@ class ItaPipeline(Pipeline):
     """Named entities of posts: `pipeline("token-classification", model=…, trust_remote_code=True)`, or `"ner"`.
 
     An input is a string, or a dictionary `{"text": …}` with, if there is one, an `"image"` (a path, a file's bytes or
-    a PIL image) and a `"context"` (a `VisualContext` or a dictionary such as `{"captions": ["a dog"]}`). A given
-    context goes before the image, and neither is needed. With `is_split_into_words=True` an input is a list of words
-    or a dictionary with `"words"`. The context of an image is looked up in `context_store`, and made live by the
-    aligners that the processor names (`context_builder`), loaded when the first image needs them; assign
-    `pipe.context_builder` to have it made by others.
+    a PIL image) and a `"context"` (a `VisualContext` or a dictionary such as `{"captions": ["a dog"]}`); neither is
+    needed. With `is_split_into_words=True` an input is a list of words or a dictionary with `"words"`. The context of
+    an image is looked up in `context_store`, and made live by the aligners that the processor names
+    (`context_builder`), loaded when the first image needs them; assign `pipe.context_builder` to have it made by
+    others. A given context goes before that.
+
+    ITA sees of an image nothing but its context. MGCMT looks at the image itself (`{"text", "image"}`), and takes the
+    objects in it from the context (`{"text", "context": {"object_tags": ["dog"]}}`, or all three); without a context
+    and without aligners no object takes part. Its images are opened batch by batch, one at a time; one that cannot be
+    read, or is blank, costs the image and not the post.
 
     A single input gives one result, a list (or tuple) gives the list of its results, and every other iterable, such
     as a generator, a dataset or a `KeyDataset`, an iterator over them, in the order of the inputs. Posts of similar
@@ -65,7 +70,7 @@ class ItaPipeline(Pipeline):
         min_score: entities, or words, with a lower score are left out; 0 keeps all. A report's operating points say
             which threshold reaches a wanted precision.
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
-            took part and their provenance; the context is None if the input had neither image nor context.
+            took part and their provenance; the context is None if there was none, and nothing that makes one.
         batch_size: posts in a batch, 32 if not given.
         context_store: contexts that are known already: any object with `look_up(image_sha256, kind, identity)`, see
             `ContextStore`. What is made live is added to it, if it has a method `add`.
@@ -91,9 +96,15 @@ class ItaPipeline(Pipeline):
         self.context_store = context_store
         if self.processor is None:
             raise ValueError("ItaPipeline needs a processor (ItaPipeline(model=…, processor=…))")
+        self.processor.check_model(self.model.config)
         self.model.eval()
         # transformers hands the model's dtype on to the tokenizer, which could not be saved with it.
         self.processor.tokenizer.init_kwargs.pop("dtype", None)
+
+    @property
+    def _looks(self) -> bool:
+        """Whether the model looks at images itself."""
+        return getattr(self.model, "vision", None) is not None
 
     @cached_property
     def context_builder(self) -> VisualContextBuilder:
@@ -169,26 +180,29 @@ class ItaPipeline(Pipeline):
             model_inputs = self.preprocess(window, first=first, **reading)
             results: list[Any] = [None] * len(window)
             for posts in _of_similar_length(model_inputs["batch"], batch_size):
-                outputs = self.forward(_selected(model_inputs, posts), **decoding)
+                chosen = _selected(model_inputs, posts, self.processor.model_input_names)
+                outputs = self.forward(chosen, **decoding)
                 for post, result in zip(posts, self.postprocess(outputs, **writing), strict=True):
                     results[post] = result
             yield from results
             first += len(window)
 
     def preprocess(self, inputs: Sequence[Any], is_split_into_words: bool = False, first: int = 0) -> dict[str, Any]:
-        """Reads inputs, number `first` and following: `{"batch": the processor's batch, "contexts": one each}`."""
-        posts = [_read(item, number, is_split_into_words) for number, item in enumerate(inputs, first)]
+        """Reads inputs, number `first` and following: `{"batch", "contexts", "images"}`.
+
+        The batch is the processor's; there is a context and an image for every input, or None. The images are not
+        opened yet.
+        """
+        posts = [_read(item, number, is_split_into_words, self._looks) for number, item in enumerate(inputs, first)]
         contexts = self._contexts(posts)
-        batch = self.processor(
-            [post.content for post in posts],
-            contexts,
-            views="I+T" if any(contexts) else "T",
-            is_split_into_words=is_split_into_words,
-        )
-        return {"batch": batch, "contexts": contexts}
+        batch = self.processor.for_prediction([post.content for post in posts], contexts, is_split_into_words)
+        return {"batch": batch, "contexts": contexts, "images": [post.image for post in posts]}
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         """Runs the model on what `preprocess` made, on the pipeline's device, without gradients."""
+        if self._looks:
+            batch = model_inputs["batch"]
+            batch.update(self.processor.image_tensors(model_inputs["images"], batch.counts))
         with self.device_placement(), torch.inference_mode():
             model_inputs["batch"].to(self.device)
             return self._forward(model_inputs, **forward_params)
@@ -257,6 +271,8 @@ class ItaPipeline(Pipeline):
     def _contexts(self, posts: Sequence[_Post]) -> list[VisualContext | None]:
         """The context of every post: the given one, or that of its image."""
         contexts = [post.context for post in posts]
+        if self._looks and self.processor.context_builder is None and "context_builder" not in vars(self):
+            return contexts
         pictured = [n for n, post in enumerate(posts) if post.context is None and post.image is not None]
         for start in range(0, len(pictured), IMAGES_AT_ONCE):
             chunk = pictured[start : start + IMAGES_AT_ONCE]
@@ -282,7 +298,7 @@ def _each(inputs: Any) -> Iterator[Any]:
     )
 
 
-def _read(item: Any, number: int, is_split_into_words: bool) -> _Post:
+def _read(item: Any, number: int, is_split_into_words: bool, looks: bool) -> _Post:
     try:
         if not isinstance(item, Mapping):
             return _Post(_content(item, is_split_into_words))
@@ -295,10 +311,10 @@ def _read(item: Any, number: int, is_split_into_words: bool) -> _Post:
             )
         content, image, context = _content(item[key], is_split_into_words), item.get("image"), item.get("context")
         if context is not None:
-            return _Post(content, context=VisualContext.from_dict(context))
+            context, image = VisualContext.from_dict(context), image if looks else None
         if image is not None:
             _check_image(image)
-        return _Post(content, image)
+        return _Post(content, image, context)
     except (TypeError, ValueError, FileNotFoundError) as error:
         raise type(error)(f"input {number}: {error}") from None
 
@@ -337,7 +353,7 @@ def _of_similar_length(batch: Any, batch_size: int) -> Iterator[list[int]]:
     return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
-def _selected(model_inputs: dict[str, Any], posts: list[int]) -> dict[str, Any]:
+def _selected(model_inputs: dict[str, Any], posts: list[int], model_input_names: Sequence[str]) -> dict[str, Any]:
     """These posts of what `preprocess` made, padded to their own longest."""
     batch = model_inputs["batch"]
     positions = batch["word_positions"][posts]  # (B, N)
@@ -351,10 +367,19 @@ def _selected(model_inputs: dict[str, Any], posts: list[int]) -> dict[str, Any]:
     for name in batch:
         if name.endswith(("input_ids", "attention_mask", "token_type_ids")):
             data[name] = batch[name][rows, :most_pieces]
-    texts, words, contexts = (
-        [held[n] for n in posts] for held in (batch.texts, batch.words, model_inputs["contexts"])
+        elif name == "augmentation":
+            data[name] = batch[name][posts, :most_words]
+        elif name == "object_ids":
+            data[name] = batch[name][posts]
+    if "row_posts" in model_input_names:
+        data["row_posts"] = torch.zeros_like(rows)
+        data["row_posts"][home] = is_word.nonzero()[:, 0]
+    texts, words, contexts, images = (
+        [held[n] for n in posts]
+        for held in (batch.texts, batch.words, model_inputs["contexts"], model_inputs["images"])
     )
-    return {"batch": type(batch)(data, texts, words, batch.counts), "contexts": contexts}
+    chosen = type(batch)(data, texts, words, batch.counts)
+    return {"batch": chosen, "contexts": contexts, "images": images}
 
 
 def _attention(batch: Any) -> torch.Tensor:

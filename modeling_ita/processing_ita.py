@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import unicodedata
 from collections import Counter
@@ -71,23 +70,13 @@ class ItaBatch(BatchFeature):
         self.texts, self.words, self.counts = texts, words, counts
 
 
-class ItaProcessor(ProcessorMixin):
-    """Lays out posts and visual contexts as the input of the encoder (method section 2).
-
-    ```
-    T    [CLS] w1 … wn [SEP]
-    I+T  [CLS] w1 … wn [SEP] a1 o1 a2 o2 … [SEP] caption 1 [SEP] … [SEP] characters read [SEP]
-    ```
+class WordwiseProcessor(ProcessorMixin):
+    """What the processors of all systems share: posts to words, words to pieces one by one, and spans back to posts.
 
     Args:
-        tokenizer: the encoder's.
-        context_kinds: the kinds of context that take part, in this order. Any kind of a `VisualContext` can be named;
-            kinds that are not named are left out.
-        separate_kinds: the kinds whose strings stand in a segment each; the strings of every other kind are joined.
+        parts: the tokenizer, and what else the processor is made of.
         max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
         window_overlap: pieces that neighbouring windows of a long post share.
-        max_context_length: at most so many pieces of context, separators included. Default: as many as fit.
-        segment_ids: whether the context gets segment id 1, for encoders that have segments. The original does not.
         context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
 
     Raises:
@@ -95,25 +84,14 @@ class ItaProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self,
-        tokenizer: Any,
-        context_kinds: Sequence[str] = ("object_tags", "captions", "ocr"),
-        separate_kinds: Sequence[str] = ("captions",),
-        max_length: int | None = None,
-        window_overlap: int = 256,
-        max_context_length: int | None = None,
-        segment_ids: bool = False,
-        context_builder: dict[str, Any] | None = None,
+        self, *parts: Any, max_length: int | None, window_overlap: int, context_builder: dict[str, Any] | None
     ) -> None:
-        super().__init__(tokenizer)
-        if tokenizer.sep_token_id is None or tokenizer.unk_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no separator or no unknown token; ITA needs both")
-        self.context_kinds = list(context_kinds)
-        self.separate_kinds = list(separate_kinds)
-        self.max_length = min(tokenizer.model_max_length, 512) if max_length is None else max_length
+        super().__init__(*parts)
+        if self.tokenizer.sep_token_id is None or self.tokenizer.unk_token_id is None:
+            name = type(self.tokenizer).__name__
+            raise ValueError(f"{name} has no separator or no unknown token; {type(self).__name__} needs both")
+        self.max_length = min(self.tokenizer.model_max_length, 512) if max_length is None else max_length
         self.window_overlap = window_overlap
-        self.max_context_length = max_context_length
-        self.segment_ids = segment_ids
         self.context_builder = context_builder
         if self.max_length < 8:
             raise ValueError(f"max_length is {self.max_length} (expected at least 8 pieces)")
@@ -121,77 +99,10 @@ class ItaProcessor(ProcessorMixin):
             raise ValueError(f"window_overlap is {window_overlap} (expected 0 pieces or more)")
         self._pieces: dict[str, list[int]] = {}
 
-    @property
-    def model_input_names(self) -> list[str]:
-        """The tensors of a batch that holds both views."""
-        views = ["input_ids", "attention_mask", "cross_input_ids", "cross_attention_mask"]
-        return [*views, "word_positions", "has_context"]
-
-    def __call__(
-        self,
-        posts: str | Sequence[str] | Sequence[Sequence[str]],
-        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
-        *,
-        views: Literal["T", "I+T", "both"] | None = None,
-        is_split_into_words: bool = False,
-        labels: Sequence[Sequence[int]] | None = None,
-    ) -> ItaBatch:
-        """Makes one batch, padded to its longest row.
-
-        Args:
-            posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
-            contexts: the visual context of every post, `VisualContext` or a mapping that
-                `VisualContext.from_dict` takes, None where there is none.
-            views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given.
-            is_split_into_words: whether the posts are split already.
-            labels: the tag ids of every post's words.
-
-        Returns:
-            `input_ids`, `attention_mask` `(R, L)` and `cross_input_ids`, `cross_attention_mask` `(R, L')` as the views
-            ask; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` if a post needed several windows;
-            `has_context` `(B,)` with the I+T view; `labels` `(B, N)`, −100 on padding, if given.
-
-        Raises:
-            ValueError: the posts, contexts and labels are not of one number, or a post's words and labels are not.
-            TypeError: a post is not a string (or not a list of strings).
-        """
-        texts, words = _read_posts(posts, is_split_into_words)
-        given = [contexts] if isinstance(contexts, (VisualContext, Mapping)) else contexts
-        views = views or ("T" if given is None else "both")
-        if views not in ("T", "I+T", "both"):
-            raise ValueError(f"unknown views {views!r} (expected 'T', 'I+T' or 'both')")
-        given = [None] * len(texts) if given is None else list(given)
-        if len(given) != len(texts):
-            raise ValueError(
-                f"{len(texts)} posts but {len(given)} contexts (expected one for each post, None for none)"
-            )
-
-        counts: Counter[str] = Counter(words=sum(map(len, words)), empty_posts=sum(not w for w in words))
-        pieces = self._pieces_of(words, counts)
-        rows, positions, word_rows, owners = self._post_rows(pieces, counts)
-        data: dict[str, torch.Tensor] = {}
-        if views != "I+T":
-            data |= self._tensors(rows, [[] for _ in rows])
-        if views != "T":
-            segments = self._segments(given)
-            # A post that takes several windows leaves no room for its context.
-            rooms = {b: self.max_length - len(row) for b, row in zip(owners, rows, strict=True)}
-            rooms |= {b: 0 for b, windows in Counter(owners).items() if windows > 1}
-            tails = [self._fit(segments[b], rooms[b], counts) for b in range(len(texts))]
-            cross = self._tensors(rows, [tails[b] for b in owners])
-            data |= {f"cross_{name}": tensor for name, tensor in cross.items()}
-            data["has_context"] = torch.tensor([bool(tail) for tail in tails], dtype=torch.bool)
-        data["word_positions"] = _padded(positions, -1)
-        if len(rows) > len(texts):
-            data["word_rows"] = _padded(word_rows, 0)
-        if labels is not None:
-            data["labels"] = _padded(_checked(labels, words), IGNORED)
-        return ItaBatch(data, texts, words, counts)
-
     def post_process_entities(
         self, spans: Sequence[Sequence[tuple[Span, float]]], batch: ItaBatch
     ) -> list[list[Entity]]:
-        """Entities with characters of the caller's own strings, from `ItaForTokenClassification.decode_entities`.
+        """Entities with characters of the caller's own strings, from the model's `decode_entities`.
 
         Args:
             spans: the spans of words of every post with their scores.
@@ -201,6 +112,14 @@ class ItaProcessor(ProcessorMixin):
             [_entity(span, score, text, words) for span, score in row]
             for row, text, words in zip(spans, batch.texts, batch.words, strict=True)
         ]
+
+    def check_model(self, config: Any) -> None:
+        """Refuses the settings of a model that does not take what is made here; ITA's takes it always."""
+
+    def _read(self, posts: Any, is_split_into_words: bool) -> tuple[list[str], list[list[Word]], Counter[str]]:
+        """The posts as strings, their words, and how many there are."""
+        texts, words = _read_posts(posts, is_split_into_words)
+        return texts, words, Counter(words=sum(map(len, words)), empty_posts=sum(not post for post in words))
 
     def _pieces_of(self, posts: list[list[Word]], counts: Counter[str]) -> list[list[list[int]]]:
         """The pieces of every word, looked up one by one so that no word can be lost or shift the next."""
@@ -252,6 +171,125 @@ class ItaProcessor(ProcessorMixin):
             word_rows.append(home)
         return rows, positions, word_rows, owners
 
+    def _view(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        return {
+            "input_ids": _padded(rows, self.tokenizer.pad_token_id or 0),
+            "attention_mask": _padded([[1] * len(row) for row in rows], 0),
+        }
+
+    def _word_places(self, positions: list[list[int]], rows: list[list[int]] | None) -> dict[str, torch.Tensor]:
+        """Where the words are; their rows too, if a post has several."""
+        return {"word_positions": _padded(positions, -1)} | ({} if rows is None else {"word_rows": _padded(rows, 0)})
+
+    def _labels(self, labels: Sequence[Sequence[int]] | None, words: list[list[Word]]) -> dict[str, torch.Tensor]:
+        return {} if labels is None else {"labels": _padded(_checked(labels, words), IGNORED)}
+
+
+class ItaProcessor(WordwiseProcessor):
+    """Lays out posts and visual contexts as the input of the encoder (method section 2).
+
+    ```
+    T    [CLS] w1 … wn [SEP]
+    I+T  [CLS] w1 … wn [SEP] a1 o1 a2 o2 … [SEP] caption 1 [SEP] … [SEP] characters read [SEP]
+    ```
+
+    Args:
+        tokenizer: the encoder's.
+        context_kinds: the kinds of context that take part, in this order. Any kind of a `VisualContext` can be named;
+            kinds that are not named are left out.
+        separate_kinds: the kinds whose strings stand in a segment each; the strings of every other kind are joined.
+        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
+        window_overlap: pieces that neighbouring windows of a long post share.
+        max_context_length: at most so many pieces of context, separators included. Default: as many as fit.
+        segment_ids: whether the context gets segment id 1, for encoders that have segments. The original does not.
+        context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
+
+    Raises:
+        ValueError: the tokenizer lacks a separator or an unknown token, or a length is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        context_kinds: Sequence[str] = ("object_tags", "captions", "ocr"),
+        separate_kinds: Sequence[str] = ("captions",),
+        max_length: int | None = None,
+        window_overlap: int = 256,
+        max_context_length: int | None = None,
+        segment_ids: bool = False,
+        context_builder: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer, max_length=max_length, window_overlap=window_overlap, context_builder=context_builder
+        )
+        self.context_kinds = list(context_kinds)
+        self.separate_kinds = list(separate_kinds)
+        self.max_context_length = max_context_length
+        self.segment_ids = segment_ids
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The tensors of a batch that holds both views."""
+        views = ["input_ids", "attention_mask", "cross_input_ids", "cross_attention_mask"]
+        return [*views, "word_positions", "has_context"]
+
+    def __call__(
+        self,
+        posts: str | Sequence[str] | Sequence[Sequence[str]],
+        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
+        *,
+        views: Literal["T", "I+T", "both"] | None = None,
+        is_split_into_words: bool = False,
+        labels: Sequence[Sequence[int]] | None = None,
+    ) -> ItaBatch:
+        """Makes one batch, padded to its longest row.
+
+        Args:
+            posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
+            contexts: the visual context of every post, `VisualContext` or a mapping that
+                `VisualContext.from_dict` takes, None where there is none.
+            views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given.
+            is_split_into_words: whether the posts are split already.
+            labels: the tag ids of every post's words.
+
+        Returns:
+            `input_ids`, `attention_mask` `(R, L)` and `cross_input_ids`, `cross_attention_mask` `(R, L')` as the views
+            ask; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` if a post needed several windows;
+            `has_context` `(B,)` with the I+T view; `labels` `(B, N)`, −100 on padding, if given.
+
+        Raises:
+            ValueError: the posts, contexts and labels are not of one number, or a post's words and labels are not.
+            TypeError: a post is not a string (or not a list of strings).
+        """
+        texts, words, counts = self._read(posts, is_split_into_words)
+        given = one_each(contexts, len(texts), "contexts", (VisualContext, Mapping))
+        views = views or ("T" if contexts is None else "both")
+        if views not in ("T", "I+T", "both"):
+            raise ValueError(f"unknown views {views!r} (expected 'T', 'I+T' or 'both')")
+        rows, positions, word_rows, owners = self._post_rows(self._pieces_of(words, counts), counts)
+        data: dict[str, torch.Tensor] = {}
+        if views != "I+T":
+            data |= self._tensors(rows, [[] for _ in rows])
+        if views != "T":
+            segments = self._segments(given)
+            # A post that takes several windows leaves no room for its context.
+            rooms = {b: self.max_length - len(row) for b, row in zip(owners, rows, strict=True)}
+            rooms |= {b: 0 for b, windows in Counter(owners).items() if windows > 1}
+            tails = [self._fit(segments[b], rooms[b], counts) for b in range(len(texts))]
+            cross = self._tensors(rows, [tails[b] for b in owners])
+            data |= {f"cross_{name}": tensor for name, tensor in cross.items()}
+            data["has_context"] = torch.tensor([bool(tail) for tail in tails], dtype=torch.bool)
+        data |= self._word_places(positions, word_rows if len(rows) > len(texts) else None)
+        data |= self._labels(labels, words)
+        return ItaBatch(data, texts, words, counts)
+
+    def for_prediction(
+        self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
+    ) -> ItaBatch:
+        """The batch that says most about these posts in one view: I+T, or T if none has a context."""
+        views: Literal["T", "I+T"] = "I+T" if any(contexts) else "T"
+        return self(posts, contexts, views=views, is_split_into_words=is_split_into_words)
+
     def _segments(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None]) -> list[list[list[int]]]:
         """The context of every post as segments of pieces, in the order in which they follow the post."""
         strings: list[list[str]] = []
@@ -283,10 +321,7 @@ class ItaProcessor(ProcessorMixin):
 
     def _tensors(self, rows: list[list[int]], tails: list[list[int]]) -> dict[str, torch.Tensor]:
         whole = [row + tail for row, tail in zip(rows, tails, strict=True)]
-        tensors = {
-            "input_ids": _padded(whole, self.tokenizer.pad_token_id or 0),
-            "attention_mask": _padded([[1] * len(row) for row in whole], 0),
-        }
+        tensors = self._view(whole)
         if self.segment_ids:
             segments = [[0] * len(row) + [1] * len(tail) for row, tail in zip(rows, tails, strict=True)]
             tensors["token_type_ids"] = _padded(segments, 0)
@@ -313,6 +348,26 @@ def _read_posts(posts: Any, is_split_into_words: bool) -> tuple[list[str], list[
                 f"post {number} is a {type(text).__name__}, not a string (lists of words: is_split_into_words=True)"
             )
     return texts, [split_words(text) for text in texts]
+
+
+def one_each(given: Any, posts: int, what: str, single: tuple[type, ...]) -> list[Any]:
+    """What was given beside the posts, one for each, None where there is none.
+
+    Args:
+        given: one of the `single` types, an iterable of these and None, or None.
+        posts: how many posts there are.
+        what: what is given, for the message: `"contexts"`.
+        single: the types of one.
+
+    Raises:
+        ValueError: it is not one for each post.
+    """
+    if given is None:
+        return [None] * posts
+    each = [given] if isinstance(given, single) else list(given)
+    if len(each) != posts:
+        raise ValueError(f"{posts} posts but {len(each)} {what} (expected one for each post, None for none)")
+    return each
 
 
 def _checked(labels: Sequence[Sequence[int]], words: list[list[Word]]) -> list[list[int]]:
@@ -422,78 +477,3 @@ def _extends(character: str) -> bool:
 
 def _is_flag_half(character: str) -> bool:
     return "\U0001f1e6" <= character <= "\U0001f1ff"
-
-
-class ItaDataCollator:
-    """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`.
-
-    A row is a mapping as `MnerDataset` gives it: `words`; `tags` or `labels`, the tag ids of these words in the
-    model's tag set; and `context`, whatever `VisualContext.from_dict` takes, or None, or no such key. Other keys are
-    ignored. Without tags in any row the batch holds no labels.
-
-    `Trainer` drops the columns that `forward` does not name before they get here: give it
-    `TrainingArguments(remove_unused_columns=False)`.
-
-    Args:
-        processor: the `ItaProcessor`.
-        views: the views of the batch: `"both"`, to train on, or `"T"` or `"I+T"`, to be evaluated.
-
-    Raises:
-        ValueError: `views` is unknown.
-    """
-
-    def __init__(self, processor: ItaProcessor, views: Literal["both", "T", "I+T"] = "both") -> None:
-        if views not in ("both", "T", "I+T"):
-            raise ValueError(f"unknown views {views!r} (expected 'both', 'T' or 'I+T')")
-        self.processor = processor
-        self.views = views
-
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The arguments of `ItaForTokenClassification.forward` for these rows, `word_positions` first.
-
-        Raises:
-            ValueError: a row has no words, tags that are no ids or not one for each word, or an unusable context, or
-                only some rows have tags; the row is named by its place in the batch and its id.
-        """
-        posts, contexts, labels = [], [], []
-        for number, row in enumerate(features):
-            try:
-                posts.append(_row_words(row))
-                contexts.append(VisualContext.from_dict(row.get("context") or {}))
-                labels.append(_row_tags(row, len(posts[-1])))
-                if (labels[-1] is None) != (labels[0] is None):
-                    raise ValueError("some rows of the batch have tags, and some have none (expected all or none)")
-            except ValueError as error:
-                name = f"row {number}" + (f" (id {row['id']!r})" if "id" in row else "")
-                raise ValueError(f"{name}: {error}") from None
-        tags = [row for row in labels if row is not None]
-        batch = self.processor(posts, contexts, views=self.views, is_split_into_words=True, labels=tags or None)
-        # Trainer counts the rows of the first tensor as posts, and a long post has several rows in the others.
-        return {name: batch[name] for name in dict.fromkeys(["word_positions", *batch])}
-
-
-def _row_words(row: Mapping[str, Any]) -> list[str]:
-    words = row.get("words")
-    if words is None:
-        raise ValueError(
-            f"no 'words' among its keys {', '.join(map(repr, row)) or '(none)'} (Trainer keeps the column with "
-            "TrainingArguments(remove_unused_columns=False))"
-        )
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise ValueError("'words' is not a list of strings")
-    return list(words)
-
-
-def _row_tags(row: Mapping[str, Any], words: int) -> list[int] | None:
-    key = "labels" if row.get("labels") is not None else "tags"
-    if row.get(key) is None:
-        return None
-    try:
-        tags = [operator.index(tag) for tag in row[key]]
-    except TypeError:
-        raise ValueError(f"{key!r} are not tag ids, as model.config.label2id gives them") from None
-    if len(tags) != words:
-        raise ValueError(f"{len(tags)} {key} for {words} words (expected one each)")
-    if min(tags, default=0) < 0:
-        raise ValueError(f"{key!r} holds {min(tags)} (expected the tag of every word; padding is added here)")
-    return tags

@@ -1,0 +1,233 @@
+"""Files of pretrained word vectors: word2vec (text, binary), GloVe, fastText (`.vec`, `.bin`), plain or gzipped.
+
+Text and word2vec's binary format are read here, row by row, rather than by gensim: gensim reads the whole file into
+memory first, gives a line with a single number that number in all dimensions, passes over lines that the header does
+not promise, and names no line in its errors. fastText's binary format, a whole model, is gensim's matter.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+FASTTEXT_MAGIC = 793712314  # the first four bytes of a fastText model
+LONGEST_WORD = 10_000  # bytes; what is longer is no word but a damaged file
+
+
+class Row(NamedTuple):
+    """A word of a file: where it stands, for errors, and its vector, still as it is written."""
+
+    place: str
+    word: bytes
+    numbers: bytes | list[bytes] | np.ndarray
+
+
+@dataclass
+class WordVectors:
+    """The words that were taken from a file, in its order, and their vectors `(V, a)` in float32.
+
+    Attributes:
+        words: V words.
+        vectors: `(V, a)`.
+        read: words that the file has.
+        left_out: words that are in the file and could not be taken, by reason: `repeated`, `zero`, `not_utf8`,
+            `nameless`.
+    """
+
+    words: list[str]
+    vectors: np.ndarray
+    read: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def read_word_vectors(path: str | Path, wanted: Collection[str] = (), max_words: int | None = None) -> WordVectors:
+    """Read the vectors of wanted words, and those of the file's first words.
+
+    Memory is that of the words taken, except for fastText models, which are read whole.
+
+    Args:
+        path: the file, in any of the formats; which it is, is seen from its beginning.
+        wanted: words that are taken wherever they stand.
+        max_words: how many others are taken, the first ones, which are the most frequent; None takes all.
+
+    Raises:
+        ValueError: the file is malformed; the message names the line or the number of the word.
+        OSError: there is no such file.
+        ImportError: it is a fastText model, and gensim is not installed.
+    """
+    path = Path(path)
+    taken, left_out = Counter[str](), Counter[str]()
+    words: dict[str, None] = {}
+    vectors = bytearray()
+    with _open(path) as file:
+        size, rows = _rows(file, path)
+        for row in _whole(rows, path):
+            taken["read"] += 1
+            try:
+                word = row.word.decode("utf-8")
+            except UnicodeDecodeError:
+                left_out["not_utf8"] += 1
+                continue
+            if word in words or not word:
+                left_out["repeated" if word else "nameless"] += 1
+                continue
+            if word not in wanted and max_words is not None and taken["others"] >= max_words:
+                continue
+            vector = _vector(row, path)
+            if not vector.any():
+                left_out["zero"] += 1
+                continue
+            taken["others"] += word not in wanted
+            words[word] = None
+            vectors += vector.tobytes()
+    if not taken["read"]:
+        raise ValueError(f"{path} has no vectors (expected a word and its numbers on every line)")
+    return WordVectors(list(words), np.frombuffer(vectors, np.float32).reshape(-1, size), taken["read"], left_out)
+
+
+def _whole(rows: Iterator[Row], path: Path) -> Iterator[Row]:
+    try:
+        yield from rows
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is no whole gzip file ({error}): get it again") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PK\x03\x04":
+        raise ValueError(f"{path} is a zip archive: unpack it and give the file in it")
+    return cast(BinaryIO, gzip.open(path)) if magic[:2] == b"\x1f\x8b" else path.open("rb")
+
+
+def _rows(file: BinaryIO, path: Path) -> tuple[int, Iterator[Row]]:
+    """The size of the vectors and all rows of a file."""
+    start = file.read(4)
+    if len(start) == 4 and struct.unpack("<i", start)[0] == FASTTEXT_MAGIC:
+        return _fasttext_rows(path)
+    file.seek(0)
+    head = file.readline(2**20).split()
+    if not head:
+        raise ValueError(f"{path}, line 1: it is empty (expected the numbers of words and dimensions, or a word)")
+    if len(head) == 2 and all(number.isdigit() for number in head):
+        count, size = (int(number) for number in head)
+        if not count or not size:
+            raise ValueError(f"{path}, line 1: it promises {count} words of {size} numbers (expected 1 or more)")
+        here = file.tell()
+        is_text = _is_text(file.readline(2**20), size)
+        file.seek(here)
+        return size, _promised(
+            _text_rows(file, path, size, 2) if is_text else _binary_rows(file, path, *map(int, head)), count, path
+        )
+    if len(head) == 2 and _is_number(head[0]) and _is_number(head[1]):
+        raise ValueError(f"{path}, line 1: {b' '.join(head).decode()!r} is no header (expected two whole numbers)")
+    if len(head) < 2 or not all(_is_number(number) for number in head[1:]):
+        raise ValueError(f"{path}, line 1: expected the numbers of words and dimensions, or a word and its numbers")
+    file.seek(0)
+    return len(head) - 1, _text_rows(file, path, len(head) - 1, 1)
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _name(word: bytes) -> str:
+    return repr(word[:40].decode("utf-8", errors="replace"))
+
+
+def _is_text(line: bytes, size: int) -> bool:
+    """Whether what follows a header is a word with printed numbers, even if there are too few of them."""
+    fields = line.split()
+    if len(fields) < 2:
+        return not fields
+    return b"\x00" not in line and all(_is_number(number) for number in fields[max(1, len(fields) - size) :])
+
+
+def _promised(rows: Iterator[Row], count: int, path: Path) -> Iterator[Row]:
+    read = 0
+    for row in rows:
+        read += 1
+        if read > count:
+            raise ValueError(f"{path}, {row.place}: the header promises {count:,} words, and there are more")
+        yield row
+    if read < count:
+        raise ValueError(f"{path} ends after {read:,} of the {count:,} words that its header promises: get it again")
+
+
+def _text_rows(file: BinaryIO, path: Path, size: int, first: int) -> Iterator[Row]:
+    for number, line in enumerate(file, first):
+        fields = line.rstrip().rsplit(None, size)
+        if not fields:
+            continue
+        if len(fields) == size and line[:1].isspace():
+            yield Row(f"line {number}", b"", fields)
+            continue
+        # Some words have spaces within, but none ends in a number.
+        surplus = sum(map(_is_number, fields[0].split()[1:])) if len(fields) > size else 0
+        if len(fields) <= size or surplus:
+            has = len(fields) - 1 + surplus
+            raise ValueError(f"{path}, line {number}: {_name(fields[0])} has {has} numbers (expected {size})")
+        yield Row(f"line {number}", fields[0].strip(), fields[1:])
+
+
+def _binary_rows(file: BinaryIO, path: Path, count: int, size: int) -> Iterator[Row]:
+    chunk, start = b"", 0
+    for number in range(1, count + 1):
+        while (space := chunk.find(b" ", start)) < 0 or len(chunk) < space + 1 + 4 * size:
+            if space > start + LONGEST_WORD or (space < 0 and len(chunk) > start + LONGEST_WORD):
+                raise ValueError(f"{path}, word {number:,}: no end of it is found (expected {size} numbers a word)")
+            more = file.read(2**20)
+            if not more:
+                if chunk[start:].strip(b"\n"):
+                    raise ValueError(f"{path} ends within word {number:,} of {count:,}: get it again")
+                return
+            chunk, start = chunk[start:] + more, 0
+        end = space + 1 + 4 * size
+        yield Row(f"word {number:,}", chunk[start:space].lstrip(b"\n"), chunk[space + 1 : end])
+        start = end
+    left = len((chunk[start:] + file.read(2**20)).lstrip(b"\n"))
+    if left:
+        raise ValueError(f"{path}: bytes follow the {count:,} words of {size} numbers that its header promises")
+
+
+def _fasttext_rows(path: Path) -> tuple[int, Iterator[Row]]:
+    try:
+        fasttext = importlib.import_module("gensim.models.fasttext")
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a fastText model, to read which gensim is needed: pip install gensim; or give the .vec file"
+        ) from error
+    try:
+        model = fasttext.load_facebook_vectors(str(path))
+    except Exception as error:  # what gensim raises on a damaged model depends on the place of the damage
+        raise ValueError(f"{path} is no whole fastText model ({error}): get it again") from error
+    rows = (Row(f"word {i:,}", w.encode(), model[w]) for i, w in enumerate(model.index_to_key, 1))
+    return model.vector_size, rows
+
+
+def _vector(row: Row, path: Path) -> np.ndarray:
+    if isinstance(row.numbers, list):
+        try:
+            vector = np.array([float(number) for number in row.numbers], np.float32)
+        except ValueError as error:
+            raise ValueError(f"{path}, {row.place}: {error} (expected a word and its numbers)") from error
+    elif isinstance(row.numbers, bytes):
+        vector = np.frombuffer(row.numbers, "<f4")
+    else:
+        vector = np.asarray(row.numbers, np.float32)
+    if not (np.abs(vector) <= np.finfo(np.float16).max).all():
+        raise ValueError(f"{path}, {row.place}: {_name(row.word)} has a number that is not finite, or above 65,504")
+    return vector.astype(np.float16).astype(np.float32)

@@ -1,0 +1,87 @@
+"""Rows of a data set to batches of ITA, for training with `Trainer` or a loop of one's own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from .processing_ita import ItaProcessor
+from .visual_context import VisualContext
+
+
+class ItaDataCollator:
+    """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`.
+
+    A row is a mapping as `MnerDataset` gives it: `words`; `tags` or `labels`, the tag ids of these words in the
+    model's tag set; and `context`, whatever `VisualContext.from_dict` takes, or None, or no such key. Other keys are
+    ignored. Without tags in any row the batch holds no labels.
+
+    `Trainer` drops the columns that `forward` does not name before they get here: give it
+    `TrainingArguments(remove_unused_columns=False)`.
+
+    Args:
+        processor: the `ItaProcessor`.
+        views: the views of the batch: `"both"`, to train on, or `"T"` or `"I+T"`, to be evaluated.
+
+    Raises:
+        ValueError: `views` is unknown.
+    """
+
+    def __init__(self, processor: ItaProcessor, views: Literal["both", "T", "I+T"] = "both") -> None:
+        if views not in ("both", "T", "I+T"):
+            raise ValueError(f"unknown views {views!r} (expected 'both', 'T' or 'I+T')")
+        self.processor = processor
+        self.views = views
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """The arguments of `ItaForTokenClassification.forward` for these rows, `word_positions` first.
+
+        Raises:
+            ValueError: a row has no words, tags that are no ids or not one for each word, or an unusable context, or
+                only some rows have tags; the row is named by its place in the batch and its id.
+        """
+        posts, contexts, labels = [], [], []
+        for number, row in enumerate(features):
+            try:
+                posts.append(_row_words(row))
+                contexts.append(VisualContext.from_dict(row.get("context") or {}))
+                labels.append(_row_tags(row, len(posts[-1])))
+                if (labels[-1] is None) != (labels[0] is None):
+                    raise ValueError("some rows of the batch have tags, and some have none (expected all or none)")
+            except ValueError as error:
+                name = f"row {number}" + (f" (id {row['id']!r})" if "id" in row else "")
+                raise ValueError(f"{name}: {error}") from None
+        tags = [row for row in labels if row is not None]
+        batch = self.processor(posts, contexts, views=self.views, is_split_into_words=True, labels=tags or None)
+        # Trainer counts the rows of the first tensor as posts, and a long post has several rows in the others.
+        return {name: batch[name] for name in dict.fromkeys(["word_positions", *batch])}
+
+
+def _row_words(row: Mapping[str, Any]) -> list[str]:
+    words = row.get("words")
+    if words is None:
+        raise ValueError(
+            f"no 'words' among its keys {', '.join(map(repr, row)) or '(none)'} (Trainer keeps the column with "
+            "TrainingArguments(remove_unused_columns=False))"
+        )
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise ValueError("'words' is not a list of strings")
+    return list(words)
+
+
+def _row_tags(row: Mapping[str, Any], words: int) -> list[int] | None:
+    key = "labels" if row.get("labels") is not None else "tags"
+    if row.get(key) is None:
+        return None
+    try:
+        tags = [operator.index(tag) for tag in row[key]]
+    except TypeError:
+        raise ValueError(f"{key!r} are not tag ids, as model.config.label2id gives them") from None
+    if len(tags) != words:
+        raise ValueError(f"{len(tags)} {key} for {words} words (expected one each)")
+    if min(tags, default=0) < 0:
+        raise ValueError(f"{key!r} holds {min(tags)} (expected the tag of every word; padding is added here)")
+    return tags

@@ -1,0 +1,317 @@
+"""From a post, its image and the objects in it to the tensors of MGCMT."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+from transformers.utils.hub import cached_file
+
+from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
+from .modeling_mgcmt import PADDING_OBJECT
+from .processing_ita import ItaBatch, Word, WordwiseProcessor, one_each
+from .visual_context import OBJECT_TAGS, VisualContext
+from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
+
+logger = logging.getLogger(__name__)
+
+# What says where a checkpoint's files are, among the arguments of from_pretrained.
+_PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class MgcmtBatch(ItaBatch):
+    """Tensors for `MgcmtForTokenClassification.forward`, and beside them what the posts were.
+
+    Attributes:
+        texts: the posts as strings; posts given as words are joined by spaces.
+        words: the words of every post, with their characters in its text.
+        counts: what was lost or replaced in this batch. Of the text as in `ItaBatch`: `words`, `empty_posts`,
+            `unknown_words`, `shortened_words`, `windowed_posts`. Of the augmentation: `unaugmented_words`, which have
+            no neighbours. Of the objects: `objects` (that take part), `unknown_objects` (of no class that the model
+            knows), `objects_cut` (beyond `num_objects`). Of the images: `images` (that take part), `missing_images`
+            (there is no such file), `unreadable_images`, `blank_images`; a post whose image is None is none of them.
+    """
+
+
+class MgcmtProcessor(WordwiseProcessor):
+    """Lays out posts, images and objects as the input of MGCMT (method sections 1 and 2).
+
+    The posts are read as by `ItaProcessor`, word by word and in windows where they are long. An image is opened
+    safely (see `open_image`), then resized and cropped as the image processor says. One that is missing, cannot be
+    read or is blank is masked and counted, and nothing takes its place.
+
+    Args:
+        tokenizer: the text encoder's.
+        image_processor: the vision encoder's, in its PIL variant, so that pixels are the same with and without
+            torchvision: `AutoImageProcessor.from_pretrained(…, backend="pil")`.
+        object_labels: the classes of objects that the model knows; the first one has the id 1, 0 is padding.
+        num_objects: K, at most so many objects of an image take part, the first ones of its `object_tags`.
+        word_neighbours: the table that augments words. None: no word is augmented.
+        augmentation: what of a word's neighbours the model gets: their weighted `"mean"`, or the `"vectors"`
+            themselves, for `aug_fusion="attention"`.
+        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
+        window_overlap: pieces that neighbouring windows of a long post share.
+        context_builder: settings of the `VisualContextBuilder` that finds the objects in an image, if a post comes
+            without its `object_tags`.
+
+    Raises:
+        ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, an object label is
+            empty or stands twice, or the image processor needs torchvision.
+    """
+
+    context_kinds = (OBJECT_TAGS,)
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        image_processor: Any,
+        object_labels: Sequence[str] = (),
+        num_objects: int = 5,
+        word_neighbours: WordNeighbours | None = None,
+        augmentation: Literal["mean", "vectors"] = "mean",
+        max_length: int | None = None,
+        window_overlap: int = 256,
+        context_builder: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            image_processor,
+            max_length=max_length,
+            window_overlap=window_overlap,
+            context_builder=context_builder,
+        )
+        if getattr(image_processor, "backend", "pil") != "pil":
+            raise ValueError(
+                f"image_processor is a {type(image_processor).__name__}, which needs torchvision wherever the model "
+                'goes (AutoImageProcessor.from_pretrained(…, backend="pil") gives the one that does not)'
+            )
+        if num_objects < 1:
+            raise ValueError(f"num_objects is {num_objects} (expected 1 or more)")
+        if augmentation not in ("mean", "vectors"):
+            raise ValueError(f"unknown augmentation {augmentation!r} (expected 'mean' or 'vectors')")
+        self.object_labels = list(object_labels)
+        self.num_objects = num_objects
+        self.word_neighbours = word_neighbours
+        self.augmentation = augmentation
+        self._object_ids = {_folded(label): n for n, label in enumerate(self.object_labels, PADDING_OBJECT + 1)}
+        if len(self._object_ids) < len(self.object_labels) or "" in self._object_ids:
+            raise ValueError(f"an object label is empty or stands twice in {self.object_labels}")
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The tensors of a batch that holds all there can be."""
+        text = ["input_ids", "attention_mask", "word_positions", "word_rows", "row_posts", "augmentation"]
+        return [*text, "pixel_values", "region_features", "has_image", "object_ids"]
+
+    def __call__(
+        self,
+        posts: str | Sequence[str] | Sequence[Sequence[str]],
+        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
+        images: Sequence[ImageSource | None] | ImageSource | None = None,
+        *,
+        region_features: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
+        is_split_into_words: bool = False,
+        labels: Sequence[Sequence[int]] | None = None,
+    ) -> MgcmtBatch:
+        """Makes one batch, padded to its longest row.
+
+        Args:
+            posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
+            contexts: the visual context of every post, `VisualContext` or a mapping that `VisualContext.from_dict`
+                takes, None where there is none. Its `object_tags` take part, most confident first; attributes before
+                the class ("red car") are left out.
+            images: the image of every post: a path, the bytes of a file, or a PIL image; None where there is none.
+            region_features: in place of images, the features of every image's regions, each `(regions, region_size)`;
+                None where there is none. They are taken as they are.
+            is_split_into_words: whether the posts are split already.
+            labels: the tag ids of every post's words.
+
+        Returns:
+            `input_ids`, `attention_mask` `(R, L)`; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` and
+            `row_posts` `(R,)` if a post needed several windows; `augmentation` `(B, N, a)`, or `(B, N, m, a)` for the
+            `"vectors"`, if there is a table; `object_ids` `(B, K)`; `has_image` `(B,)` and, if any post has one,
+            `pixel_values` `(B, 3, height, width)` or `region_features` `(B, regions, region_size)`; `labels` `(B, N)`,
+            −100 on padding, if given.
+
+        Raises:
+            ValueError: what is given is not one for each post, a post's words and labels are not of one number, an
+                image is a URL, region features differ in size, or both images and region features are given.
+            TypeError: a post is not a string (or not a list of strings), or an image is none.
+        """
+        texts, words, counts = self._read(posts, is_split_into_words)
+        given = one_each(contexts, len(texts), "contexts", (VisualContext, Mapping))
+        pictures = one_each(images, len(texts), "images", (str, os.PathLike, bytes, Image.Image))
+        regions = one_each(region_features, len(texts), "region_features", ())
+        if images is not None and region_features is not None:
+            raise ValueError("images and region_features are given (expected one of them)")
+        rows, positions, word_rows, owners = self._post_rows(self._pieces_of(words, counts), counts)
+        is_windowed = len(rows) > len(texts)
+        data = self._view(rows) | self._word_places(positions, word_rows if is_windowed else None)
+        if is_windowed:
+            data["row_posts"] = torch.tensor(owners)
+        if self.word_neighbours is not None:
+            data["augmentation"] = self._augmentation(self.word_neighbours, words, counts)
+        data["object_ids"] = self._objects(given, counts)
+        data |= self.image_tensors(pictures, counts) if region_features is None else _region_tensors(regions)
+        data |= self._labels(labels, words)
+        return MgcmtBatch(data, texts, words, counts)
+
+    def for_prediction(
+        self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
+    ) -> MgcmtBatch:
+        """The batch of these posts, to which `image_tensors` adds their images."""
+        return self(posts, contexts, is_split_into_words=is_split_into_words)
+
+    def image_tensors(
+        self, images: Sequence[ImageSource | None], counts: Counter[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`has_image` `(B,)`, and `pixel_values` `(B, 3, height, width)` if there is anything to see.
+
+        One image is open at a time.
+
+        Args:
+            images: one for each post, None where there is none.
+            counts: where the images are counted, as in a batch.
+
+        Raises:
+            ValueError: an image is a URL, or the image processor gives images of different sizes.
+            TypeError: an image is neither a path nor bytes nor a PIL image.
+        """
+        counts = Counter() if counts is None else counts
+        pixels = [None if image is None else self._pixels(image, post, counts) for post, image in enumerate(images)]
+        return _present("pixel_values", pixels, "the image processor must crop (do_center_crop, crop_size)")
+
+    def check_model(self, config: Any) -> None:
+        """Refuses the settings of a model that does not take what is made here.
+
+        Args:
+            config: an `MgcmtConfig`.
+
+        Raises:
+            ValueError: the object table is too small, or the augmentation has another size or form.
+        """
+        if len(self.object_labels) >= config.num_object_classes:
+            raise ValueError(
+                f"{len(self.object_labels)} object_labels and padding do not fit the model's "
+                f"num_object_classes = {config.num_object_classes}"
+            )
+        if self.word_neighbours is None or config.aug_fusion == "none":
+            return
+        if self.word_neighbours.size != config.augmentation_size:
+            raise ValueError(
+                f"the word neighbours' vectors have {self.word_neighbours.size} dimensions, and the model's "
+                f"augmentation_size is {config.augmentation_size}"
+            )
+        if (self.augmentation == "vectors") != (config.aug_fusion == "attention"):
+            raise ValueError(
+                f"augmentation is {self.augmentation!r}, and the model's aug_fusion {config.aug_fusion!r} "
+                "('attention' takes 'vectors', and the others the 'mean')"
+            )
+
+    def _augmentation(self, table: WordNeighbours, posts: list[list[Word]], counts: Counter[str]) -> torch.Tensor:
+        found = table.look_up([word.text for post in posts for word in post])
+        counts["unaugmented_words"] += int(found.unknown.sum())
+        flat = getattr(found, self.augmentation)  # (words, …)
+        sizes = list(map(len, posts))
+        made = flat.new_zeros(len(posts), max(sizes, default=0), *flat.shape[1:])
+        is_word = torch.arange(made.shape[1]) < torch.tensor(sizes).reshape(-1, 1)  # (B, N)
+        made[is_word] = flat
+        return made
+
+    def _objects(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None], counts: Counter[str]) -> Any:
+        """The classes of every post's objects, `(B, K)`."""
+        made = torch.full((len(contexts), self.num_objects), PADDING_OBJECT)
+        for post, context in enumerate(contexts):
+            tags = [] if context is None else VisualContext.from_dict(context).object_tags
+            known = [found for tag in tags if (found := self._object_id(tag)) is not None]
+            kept = known[: self.num_objects]
+            made[post, : len(kept)] = torch.tensor(kept, dtype=torch.long)
+            counts["unknown_objects"] += len(tags) - len(known)
+            counts["objects_cut"] += len(known) - len(kept)
+            counts["objects"] += len(kept)
+        return made
+
+    def _object_id(self, tag: str) -> int | None:
+        """The class of the longest label that the tag is or ends with: of "red traffic light" the traffic light."""
+        words = _folded(tag).split()
+        endings = (" ".join(words[start:]) for start in range(len(words)))
+        return next((self._object_ids[ending] for ending in endings if ending in self._object_ids), None)
+
+    def _pixels(self, source: ImageSource, post: int, counts: Counter[str]) -> torch.Tensor | None:
+        """An image as the vision encoder takes it, `(3, height, width)`; None if there is nothing to see."""
+        try:
+            picture = open_image(source)
+        except UnreadableImage as error:
+            is_missing = isinstance(error.__cause__, FileNotFoundError)
+            counts["missing_images" if is_missing else "unreadable_images"] += 1
+            logger.warning("no image: %s", error)
+            return None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"post {post}: {error}") from None
+        if is_blank(picture):
+            counts["blank_images"] += 1
+            logger.warning("no image: %s is blank", image_name(source))
+            return None
+        counts["images"] += 1
+        return self.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; of the table of word neighbours the name of its file."""
+        bare = copy.copy(self)
+        bare.word_neighbours = None  # a table is large, and what is given to JSON is copied
+        table = None if self.word_neighbours is None else TENSORS_FILE
+        return super(MgcmtProcessor, bare).to_dict() | {"word_neighbours": table}
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Saves the settings, the tokenizer and the table of word neighbours."""
+        if self.word_neighbours is not None:
+            self.word_neighbours.save_pretrained(Path(save_directory))
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **kwargs: Any
+    ) -> list[Any]:
+        name = pretrained_model_name_or_path
+        tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", name, **kwargs)
+        if processor_dict is not None and processor_dict.get("word_neighbours") is not None:
+            place = {key: kwargs[key] for key in _PLACE if key in kwargs}
+            files = [cached_file(name, file, **place) for file in (TENSORS_FILE, WORDS_FILE)]
+            processor_dict["word_neighbours"] = WordNeighbours.from_pretrained(Path(str(files[0])).parent, tokenizer)
+        # Left to itself, it would take torchvision where that is installed, whose pixels differ.
+        return [tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs | {"backend": "pil"})]
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.lower().split())
+
+
+def _region_tensors(regions: Sequence[Any]) -> dict[str, torch.Tensor]:
+    given = [None if features is None else torch.as_tensor(features, dtype=torch.float32) for features in regions]
+    for post, features in enumerate(given):
+        if features is not None and features.dim() != 2:
+            raise ValueError(
+                f"post {post}: its region_features are {tuple(features.shape)} (expected (regions, region_size))"
+            )
+    return _present("region_features", given, "every image has the same number of regions")
+
+
+def _present(name: str, each: Sequence[torch.Tensor | None], expected: str) -> dict[str, torch.Tensor]:
+    """What there is of every post's image, stacked, and which posts have one."""
+    has_image = torch.tensor([one is not None for one in each], dtype=torch.bool)
+    shapes = {tuple(one.shape) for one in each if one is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} have the sizes {' and '.join(map(str, sorted(shapes)))}: {expected}")
+    if not shapes:
+        return {"has_image": has_image}
+    (shape,) = shapes
+    nothing = torch.zeros(shape)
+    return {name: torch.stack([nothing if one is None else one for one in each]), "has_image": has_image}

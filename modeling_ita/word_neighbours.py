@@ -1,0 +1,414 @@
+"""Semantic augmentation (method §2): the nearest neighbours of a word among pretrained word vectors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+TENSORS_FILE, WORDS_FILE = "word_neighbours.safetensors", "word_neighbours.json"
+REMEMBERED = 100_000  # words that are no entry of the table, whose neighbours are kept
+QUERIES = 65_536  # words that are searched for at once
+
+_QUERY_BLOCK, _WORD_BLOCK = 4096, 2048
+_CHUNK = 64  # words of which only the best score is looked at first
+_CANDIDATES = 2**21  # scores that are looked at one by one at once
+_PRODUCTS = 2**20  # numbers that are multiplied in float64 at once
+_NONE, _EXCLUDED = -2.0, -4.0  # below every cosine
+
+
+class Augmentation(NamedTuple):
+    """What the neighbours of n words say (m neighbours, vectors of size a).
+
+    Attributes:
+        mean: `(n, a)` float32, the neighbours' vectors weighted by the softmax of their cosines.
+        vectors: `(n, m, a)` float32, the vectors themselves, the nearest first.
+        unknown: `(n,)` boolean, the words of which nothing is known; they have zeros.
+    """
+
+    mean: torch.Tensor
+    vectors: torch.Tensor
+    unknown: torch.Tensor
+
+
+class _Neighbours(NamedTuple):
+    rows: tuple[int, ...]
+    cosines: tuple[float, ...]
+
+
+def nearest(
+    queries: torch.Tensor,
+    vectors: torch.Tensor,
+    count: int,
+    excluded: torch.Tensor | None = None,
+    *,
+    query_block: int = _QUERY_BLOCK,
+    word_block: int = _WORD_BLOCK,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest vectors by cosine, exactly, whatever the sizes of the blocks.
+
+    Blocks are multiplied in float32; what is within its rounding error of the best so far is scored again in float64.
+    Cosines that are equal in float32 are ties, and of those the first rows win. Memory: beside the queries in float32
+    and the result, one block of either side, their scores and at most 2²¹ candidates, about 0.3 GB for vectors of 200
+    however many rows there are.
+
+    Args:
+        queries: `(n, a)`, none of them zero.
+        vectors: `(V, a)` of any floating type, none of them zero.
+        count: m, less than V.
+        excluded: `(n,)`, for each query the row that is not its neighbour, or -1.
+        query_block: queries that are multiplied at once.
+        word_block: rows that are multiplied at once.
+
+    Returns:
+        The rows `(n, m)` as int64 and their cosines `(n, m)` as float32, the nearest first.
+
+    Raises:
+        ValueError: there are not more than `count` rows.
+    """
+    if not 0 < count < len(vectors):
+        raise ValueError(f"{count} neighbours were asked for among {len(vectors)} words (expected fewer, at least 1)")
+    n, size = queries.shape
+    if excluded is None:
+        excluded = torch.full((n,), -1)
+    norms = _norms(queries, query_block)
+    unit = queries.float() / norms.float()[:, None]
+    rows, cosines = torch.full((n, count), -1), torch.full((n, count), _NONE)
+    slack = 4 * (size + 8) * torch.finfo(torch.float32).eps  # twice the rounding error of a float32 cosine, and more
+    width = -(-min(word_block, len(vectors)) // _CHUNK) * _CHUNK
+    scores = torch.empty(min(query_block, n), width)
+    for start in range(0, len(vectors), word_block):
+        words = vectors[start : start + word_block]  # (w, a)
+        word_norms = _norms(words, word_block)
+        padded = unit.new_zeros(width, size)
+        padded[: len(words)] = words.float() / word_norms.float()[:, None]
+        for first in range(0, n, query_block):
+            part = slice(first, first + query_block)
+            block = torch.mm(unit[part], padded.T, out=scores[: len(unit[part])])  # (q, width)
+            block[:, len(words) :] = _EXCLUDED
+            column = excluded[part] - start
+            inside = ((column >= 0) & (column < len(words))).nonzero()[:, 0]
+            block[inside, column[inside]] = _EXCLUDED
+            chunks = block.view(len(block), -1, _CHUNK)  # (q, c, chunk)
+            best = chunks.amax(2)  # (q, c)
+            improved = (best.amax(1) >= cosines[part, -1] - slack).nonzero()[:, 0]
+            for hit in improved.split(max(1, _CANDIDATES // width)):
+                limit = cosines[part][hit, -1]
+                if best.shape[1] >= count:  # the best of m chunks are m words
+                    limit = torch.maximum(limit, best[hit].topk(count).values[:, -1])
+                limit = limit - slack
+                query, chunk = (best[hit] >= limit[:, None]).nonzero(as_tuple=True)
+                pair, column = (chunks[hit[query], chunk] >= limit[query, None]).nonzero(as_tuple=True)
+                query, column = hit[query[pair]] + first, chunk[pair] * _CHUNK + column
+                exact = _dot(queries, words, query, column) / (norms[query] * word_norms[column])
+                _merge(rows, cosines, hit + first, query, column + start, exact.float())
+    return rows, cosines
+
+
+def _norms(vectors: torch.Tensor, block: int) -> torch.Tensor:
+    """The norms `(n,)` in float64."""
+    return torch.cat([part.double().square().sum(1).sqrt() for part in vectors.split(block)])
+
+
+def _dot(left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The products `(p,)` of pairs of rows in float64: the same wherever in a block a pair stands."""
+    step = max(1, _PRODUCTS // left.shape[1])
+    pairs = zip(rows.split(step), others.split(step), strict=True)
+    return torch.cat([(left[i].double() * right[j].double()).sum(1) for i, j in pairs])
+
+
+def _merge(
+    rows: torch.Tensor,
+    cosines: torch.Tensor,
+    hit: torch.Tensor,
+    query: torch.Tensor,
+    found: torch.Tensor,
+    scores: torch.Tensor,
+) -> None:
+    """Put candidates, sorted by query `(p,)` and row, among the best so far of the queries `hit`, in place."""
+    count = rows.shape[1]
+    # What is there has lower rows than the candidates, so that stable sorts leave ties in the order of the rows.
+    owner = torch.cat([hit.repeat_interleave(count), query])
+    found = torch.cat([rows[hit].flatten(), found])
+    scores = torch.cat([cosines[hit].flatten(), scores])
+    order = scores.sort(descending=True, stable=True).indices
+    order = order[owner[order].sort(stable=True).indices]
+    _, sizes = owner[order].unique_consecutive(return_counts=True)
+    best = order[(sizes.cumsum(0) - sizes)[:, None] + torch.arange(count)]  # (hit, m)
+    rows[hit], cosines[hit] = found[best], scores[best]
+
+
+class WordNeighbours:
+    """A table of words with vectors, and the neighbours of any word in it.
+
+    A word is looked up as written, then lower-cased. Its neighbours are the m other entries with the highest cosine:
+    the entry that was looked up is left out, and only that one. They are searched for once, and remembered.
+
+    Args:
+        words: V distinct words, the most frequent first: of words that are equally near the first ones are taken.
+        vectors: `(V, a)`, kept in float16.
+        neighbours: m.
+
+    Raises:
+        ValueError: a word is there twice, there are not as many vectors as words or not more than m, or a vector is
+            zero, not finite or too large for float16.
+    """
+
+    def __init__(self, words: Sequence[str], vectors: torch.Tensor, neighbours: int = 4) -> None:
+        self._set_table(words, vectors, neighbours)
+        if len(self._vectors) != len(self.words):
+            raise ValueError(f"{len(self.words)} words have {len(self._vectors)} vectors (expected as many)")
+
+    def _set_table(self, words: Sequence[str], vectors: torch.Tensor, neighbours: int) -> None:
+        self.words = list(words)
+        self.neighbours = neighbours
+        self._row = {word: row for row, word in enumerate(self.words)}
+        if len(self._row) != len(self.words):
+            twice = next(word for row, word in enumerate(self.words) if self._row[word] != row)
+            raise ValueError(f"the word {twice!r} is in the table twice (expected distinct words)")
+        if vectors.ndim != 2:
+            raise ValueError(f"the vectors have the shape {tuple(vectors.shape)} (expected words × size)")
+        if not 0 < neighbours < min(len(words), len(vectors)):
+            raise ValueError(
+                f"{neighbours} neighbours were asked for among {min(len(words), len(vectors))} words "
+                "(expected fewer than words, at least 1)"
+            )
+        self._vectors = vectors.detach().to("cpu", torch.float16).contiguous()
+        self.size = self._vectors.shape[1]
+        # Entries whose neighbours are not known yet have -1.
+        self._nearest = torch.full((len(words), neighbours), -1, dtype=torch.int32)
+        self._nearest_cosines = torch.zeros(len(words), neighbours)
+        self._remembered: dict[str, _Neighbours | None] = {}
+        largest = torch.cat([part.float().abs().amax(1) for part in self._vectors.split(_QUERY_BLOCK)])
+        for bad, why in ((~largest.isfinite(), "is not finite, or too large for float16"), (largest == 0, "is zero")):
+            bad = bad[: len(words)] if why == "is zero" else bad  # pieces without a direction add nothing
+            if bad.any():
+                row = int(bad.nonzero()[0])
+                name = repr(self.words[row]) if row < len(words) else f"piece {row}"
+                raise ValueError(f"the vector of {name} {why}: leave the word out")
+
+    @classmethod
+    def from_encoder(cls, tokenizer: Any, embeddings: torch.Tensor, neighbours: int = 4) -> WordNeighbours:
+        """The table of an encoder's own input embeddings, for want of word vectors.
+
+        Its words are the entries of the vocabulary that the tokenizer makes of a word that stands alone: no special
+        token, unused entry, punctuation or piece that continues a word. A word that is no such entry has the mean of
+        its pieces' vectors, so that every word is augmented unless all its pieces are unknown ones.
+
+        Args:
+            tokenizer: the encoder's.
+            embeddings: `(V', d)`, the vectors of the tokenizer's entries by id, as in `get_input_embeddings().weight`.
+            neighbours: m.
+
+        Raises:
+            ValueError: there are fewer vectors than entries, a vector is not finite, or too few entries are words.
+        """
+        if embeddings.ndim != 2 or len(embeddings) < len(tokenizer):
+            raise ValueError(
+                f"the embeddings have the shape {tuple(embeddings.shape)}, the tokenizer {len(tokenizer)} entries: "
+                "give the encoder's own"
+            )
+        entries = whole_words(tokenizer)
+        has_direction = (embeddings.detach().to(torch.float16) != 0).any(1).tolist()
+        entries = {entry: word for entry, word in entries.items() if has_direction[entry]}
+        order = [*entries, *(entry for entry in range(len(embeddings)) if entry not in entries)]
+        row_of_entry = torch.empty(len(order), dtype=torch.int32)
+        row_of_entry[order] = torch.arange(len(order), dtype=torch.int32)
+        vectors = embeddings.detach()[torch.tensor(order, device=embeddings.device)]
+        return _EncoderNeighbours(list(entries.values()), vectors, neighbours, row_of_entry, tokenizer)
+
+    def __contains__(self, word: str) -> bool:
+        """Whether the table has this word, exactly as written."""
+        return word in self._row
+
+    def look_up(self, words: Sequence[str]) -> Augmentation:
+        """The augmentation of words; equal words have equal rows.
+
+        Args:
+            words: n words, in any order and as often as wanted.
+        """
+        found = self._find(list(dict.fromkeys(words)))
+        known = [i for i, word in enumerate(words) if found[word] is not None]
+        neighbours = [found[words[i]] for i in known]
+        vectors = torch.zeros(len(words), self.neighbours, self.size)
+        mean = torch.zeros(len(words), self.size)
+        unknown = torch.ones(len(words), dtype=torch.bool)
+        if known:
+            unknown[known] = False
+            rows = torch.tensor([n.rows for n in neighbours if n is not None])  # (k, m)
+            weights = torch.tensor([n.cosines for n in neighbours if n is not None]).softmax(1)
+            vectors[known] = self._vectors[rows].float()
+            mean[known] = (weights[..., None] * vectors[known]).sum(1)
+        return Augmentation(mean, vectors, unknown)
+
+    def nearest_words(self, word: str) -> list[tuple[str, float]]:
+        """The neighbours of a word with their cosines, the nearest first; nothing if the word is unknown."""
+        found = self._find([word])[word]
+        return [] if found is None else [(self.words[r], c) for r, c in zip(found.rows, found.cosines, strict=True)]
+
+    def search(self, words: Sequence[str]) -> None:
+        """Find the neighbours of words ahead, so that looking them up later is no search, and `save_pretrained` keeps
+        those of the table's own words.
+        """
+        self._find(list(dict.fromkeys(words)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the table and the neighbours that were found so far: `word_neighbours.safetensors` and `….json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        searched = (self._nearest[:, 0] >= 0).nonzero()[:, 0]
+        tensors = {
+            "vectors": self._vectors,
+            "searched": searched.int(),
+            "nearest": self._nearest[searched],
+            "cosines": self._nearest_cosines[searched],
+            **self._more_tensors(),
+        }
+        importlib.import_module("safetensors.torch").save_file(tensors, folder / TENSORS_FILE)
+        words = json.dumps({"neighbours": self.neighbours, "words": self.words}, ensure_ascii=False)
+        (folder / WORDS_FILE).write_text(words, encoding="utf-8")
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, tokenizer: Any = None) -> WordNeighbours:
+        """Read a table that `save_pretrained` wrote.
+
+        Args:
+            folder: where it lies.
+            tokenizer: the encoder's, for a table of its embeddings; other tables do not look at it.
+
+        Raises:
+            FileNotFoundError: there is no table in the folder.
+            ValueError: it is damaged, or needs a tokenizer.
+        """
+        folder = Path(folder)
+        for name in (TENSORS_FILE, WORDS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} has no {name} (expected a folder that WordNeighbours.save_pretrained wrote)"
+                )
+        try:
+            saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
+            tensors: Mapping[str, torch.Tensor] = importlib.import_module("safetensors.torch").load_file(
+                folder / TENSORS_FILE
+            )
+            words, vectors, neighbours = saved["words"], tensors["vectors"], saved["neighbours"]
+            searched, found, cosines = tensors["searched"].long(), tensors["nearest"], tensors["cosines"]
+        except Exception as error:  # safetensors has an error of its own, which derives from nothing more special
+            raise ValueError(f"the word neighbours in {folder} cannot be read ({error}): copy them again") from error
+        if "row_of_entry" in tensors:
+            if tokenizer is None:
+                raise ValueError(f"{folder} holds an encoder's embeddings: give tokenizer=…, the encoder's own")
+            if len(tokenizer) > len(tensors["row_of_entry"]):
+                raise ValueError(
+                    f"the tokenizer has {len(tokenizer)} entries, the embeddings in {folder} "
+                    f"{len(tensors['row_of_entry'])}: give the encoder's own"
+                )
+            table: WordNeighbours = _EncoderNeighbours(words, vectors, neighbours, tensors["row_of_entry"], tokenizer)
+        else:
+            table = WordNeighbours(words, vectors, neighbours)
+        table._nearest[searched], table._nearest_cosines[searched] = found, cosines
+        return table
+
+    def _more_tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def _places(self, words: list[str]) -> list[int | torch.Tensor | None]:
+        """For every word its row in the table, a vector `(a,)` if it has one and no row, or None."""
+        return [self._row.get(word, self._row.get(word.lower())) for word in words]
+
+    def _find(self, words: list[str]) -> dict[str, _Neighbours | None]:
+        """The neighbours of distinct words, None for unknown ones."""
+        found: dict[str, _Neighbours | None] = {w: self._remembered[w] for w in words if w in self._remembered}
+        new = [word for word in words if word not in found]
+        places = dict(zip(new, self._places(new), strict=True))
+        rows = {word: place for word, place in places.items() if isinstance(place, int)}
+        vectors = {word: place for word, place in places.items() if isinstance(place, torch.Tensor)}
+        self._search_rows(sorted(set(rows.values())))
+        own = torch.tensor(list(rows.values()), dtype=torch.long)
+        for word, nearby, cosines in zip(
+            rows, self._nearest[own].tolist(), self._nearest_cosines[own].tolist(), strict=True
+        ):
+            found[word] = _Neighbours(tuple(nearby), tuple(cosines))
+        others: dict[str, _Neighbours | None] = {word: None for word, place in places.items() if place is None}
+        others |= self._search_vectors(vectors)
+        found |= others
+        self._remember(others)
+        return found
+
+    def _search_rows(self, rows: list[int]) -> None:
+        own = torch.tensor(rows, dtype=torch.long)
+        new = own[self._nearest[own, 0] < 0]
+        for part in new.split(QUERIES) if len(new) else ():
+            table = self._vectors[: len(self.words)]
+            found, cosines = nearest(self._vectors[part].float(), table, self.neighbours, part)
+            self._nearest[part], self._nearest_cosines[part] = found.int(), cosines
+
+    def _search_vectors(self, vectors: dict[str, torch.Tensor]) -> dict[str, _Neighbours]:
+        found: dict[str, _Neighbours] = {}
+        words = list(vectors)
+        for first in range(0, len(words), QUERIES):
+            part = words[first : first + QUERIES]
+            queries = torch.stack([vectors[word] for word in part])
+            rows, cosines = nearest(queries, self._vectors[: len(self.words)], self.neighbours)
+            for word, nearby, near in zip(part, rows.tolist(), cosines.tolist(), strict=True):
+                found[word] = _Neighbours(tuple(nearby), tuple(near))
+        return found
+
+    def _remember(self, found: Mapping[str, _Neighbours | None]) -> None:
+        self._remembered |= found
+        for word in list(self._remembered)[: max(0, len(self._remembered) - REMEMBERED)]:  # the oldest
+            del self._remembered[word]
+
+
+class _EncoderNeighbours(WordNeighbours):
+    """The table of an encoder's embeddings: the first V vectors are the words', the others those of other pieces."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        vectors: torch.Tensor,
+        neighbours: int,
+        row_of_entry: torch.Tensor,
+        tokenizer: Any,
+    ) -> None:
+        self._set_table(words, vectors, neighbours)
+        self._row_of_entry = row_of_entry
+        self._tokenizer = tokenizer
+
+    def _more_tensors(self) -> dict[str, torch.Tensor]:
+        return {"row_of_entry": self._row_of_entry}
+
+    def _places(self, words: list[str]) -> list[int | torch.Tensor | None]:
+        return [self._place(entries) for entries in _entries_of_words(self._tokenizer, words)]
+
+    def _place(self, entries: list[int]) -> int | torch.Tensor | None:
+        rows = self._row_of_entry[[entry for entry in entries if entry != self._tokenizer.unk_token_id]].long()
+        if len(rows) == 1 and rows[0] < len(self.words):
+            return int(rows[0])
+        # In float64, so that the vector is the same in whatever order the pieces are summed.
+        mean = self._vectors[rows].double().mean(0).float()
+        return mean if len(rows) and mean.any() else None
+
+
+def whole_words(tokenizer: Any) -> dict[int, str]:
+    """The entries of a vocabulary that are words, by id: the tokenizer makes the one entry of the word standing alone.
+
+    What has no letter or digit, a special token, or a piece that stands only inside of words is none, in WordPiece as
+    in byte-level BPE, where a word that stands alone begins with a space.
+    """
+    special = set(tokenizer.all_special_ids)
+    entries = [entry for entry in range(len(tokenizer)) if entry not in special]
+    texts = [text.strip() for text in tokenizer.batch_decode([[entry] for entry in entries])]
+    words = [(e, text) for e, text in zip(entries, texts, strict=True) if any(c.isalnum() for c in text)]
+    made = _entries_of_words(tokenizer, [text for _, text in words])
+    return {entry: text for (entry, text), pieces in zip(words, made, strict=True) if pieces == [entry]}
+
+
+def _entries_of_words(tokenizer: Any, words: list[str]) -> list[list[int]]:
+    if not words:
+        return []
+    return tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
