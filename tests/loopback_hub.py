@@ -19,8 +19,6 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from forked import run_python
 from hub_repository import Commit, HubError, Repository, StoredFile, upload_mode
 
 ROOT = Path(__file__).parents[1]
@@ -105,11 +104,7 @@ def run_client(arguments: Sequence[str], environment: Mapping[str, str], path: S
     Raises:
         AssertionError: it failed; the message is what it said.
     """
-    places = os.pathsep.join(map(str, [*path, ROOT]))
-    command = [sys.executable, *arguments]
-    done = subprocess.run(
-        command, env={**environment, "PYTHONPATH": places}, capture_output=True, text=True, timeout=120
-    )
+    done = run_python(arguments, environment, [*path, ROOT])
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from forked import run_python
 
 _BLOCKED = """
 import sys
@@ -38,8 +38,6 @@ def run_stranger(
         AssertionError: it failed; the message is what it said.
     """
     given = environment or {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", _BLOCKED + code, *map(str, arguments)]
-    env = {name: value for name, value in given.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = run_python(["-c", _BLOCKED + code, *map(str, arguments)], given, folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
