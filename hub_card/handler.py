@@ -1,4 +1,4 @@
-"""What an Inference Endpoint runs: posts as JSON, alone, with an image or with a context, to entities as JSON.
+"""What an Inference Endpoint runs: posts as JSON, alone, with an image, a context or both, to entities as JSON.
 
 It lies in the model's folder and needs nothing but that folder, torch, transformers and what the model's images need.
 A request is `{"inputs": …, "parameters": {…}}`, and an input one of
@@ -6,11 +6,17 @@ A request is `{"inputs": …, "parameters": {…}}`, and an input one of
     "Phoenix tonight!"
     {"text": "Phoenix tonight!", "image": "<the file in base64, or a data: URI>"}
     {"text": "Phoenix tonight!", "context": {"captions": ["a skyline at night"], "ocr": ["SUNS"]}}
+    {"text": "Phoenix tonight!", "image": "…", "context": {"object_tags": ["person", "sports ball"]}}
 
 or a list of these. One input is answered by its result, a list by the list of its results in the same order. A result
 is what the pipeline gives: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
-object of `entities` and `context`. A context goes before an image, which is then not looked at. With the parameter
-`is_split_into_words` a post is a list of words, and stands as `"words"` in an object.
+object of `entities` and `context`. With the parameter `is_split_into_words` a post is a list of words, and stands as
+`"words"` in an object.
+
+The context of an image is made by the aligners that the model names; a given one goes before that. ITA sees nothing
+but the context: with one given, the image is not looked at. MGCMT looks at the image itself, with a context and
+without, and of a context takes the objects; if it names no aligners, an image alone comes without objects. (An MGCMT
+that was made without a vision encoder sees the context only, as ITA does.)
 
 **Errors** are JSON as well: `{"error": {"status": 422, "message": "…", "input": 3}}`. One that concerns an input (its
 number, from 0) stands in the place of that input's result, and the other inputs are answered. One that concerns the
@@ -23,16 +29,17 @@ of all that is: what went wrong is read here and not in the status line. `status
     422  an image is of these, and cannot be read: it is damaged or truncated. Whoever sends an image counts on its
          being seen, so this is an error, and no silent answer for the post alone; a blank image is none
     500  it is the server's fault
-    501  the model names no way to read images: send a context instead
+    501  the model needs the context of an image, and names no way to make one that runs here: send a context
 
-Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. Nothing of a
-request is logged.
+Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. No post, no
+context and no image is logged.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import importlib
 import json
 import logging
 import os
@@ -117,6 +124,7 @@ class EndpointHandler:
             trust_remote_code=True,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+        self._looks = getattr(self.pipe.model, "vision", None) is not None
         self._turn = threading.Lock()  # endpoints call from several threads, and the model is one
 
     def __call__(self, data: Mapping[str, Any]) -> Any:
@@ -160,10 +168,10 @@ class EndpointHandler:
     def _answer(self, items: Sequence[Any], split: bool, parameters: dict[str, Any]) -> list[Any]:
         """The result of every input, or why there is none."""
         results: list[Any] = [_attempt(self._read, item, split) for item in items]
-        pictured = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and "image" in post]
-        for start in range(0, len(pictured), IMAGES_AT_ONCE):
-            chunk = pictured[start : start + IMAGES_AT_ONCE]
-            for n, context in zip(chunk, _each(self._see, [results[n].pop("image") for n in chunk]), strict=True):
+        unread = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and _lacks_context(post)]
+        for start in range(0, len(unread), IMAGES_AT_ONCE):
+            chunk = unread[start : start + IMAGES_AT_ONCE]
+            for n, context in zip(chunk, _each(self._see, [results[n]["image"] for n in chunk]), strict=True):
                 results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
         readable = [n for n, post in enumerate(results) if not isinstance(post, _Refused)]
         found = _each(lambda posts: self.pipe(posts, **parameters), [results[n] for n in readable])
@@ -186,7 +194,7 @@ class EndpointHandler:
                 raise _Refused(400, 'the context is not an object such as {"captions": ["a dog"]}')
             self._check_characters("the context", len(json.dumps(context, ensure_ascii=False)))
             post["context"] = context
-        elif image is not None:
+        if image is not None and (self._looks or context is None):
             post["image"] = self._image(image)
         return post
 
@@ -215,6 +223,8 @@ class EndpointHandler:
         if len(content) > self.limits.image_bytes:
             raise _Refused(413, too_large)
         self._check_header(content)
+        if self._looks:
+            self._check_pixels(content)
         return content
 
     def _check_header(self, content: bytes) -> None:
@@ -232,11 +242,21 @@ class EndpointHandler:
                 413, f"the image has {width:,} × {height:,} pixels (expected at most {self.limits.image_pixels:,})"
             )
 
+    def _check_pixels(self, content: bytes) -> None:
+        """Refuses an image that the pipeline would leave out: what the reader that came with the model cannot open."""
+        reader = importlib.import_module(".image_file", type(self.pipe).__module__.rpartition(".")[0])
+        try:
+            reader.open_image(content)
+        except reader.UnreadableImage as error:
+            raise _Refused(422, f"the image cannot be read: {error.__cause__ or error}") from None
+
     def _see(self, images: list[bytes]) -> list[Any]:
-        """The context of every image, or why there is none."""
+        """The context of every image, or why there is none; None where the model looks and names no aligners."""
         try:
             builder = self.pipe.context_builder
         except ValueError:
+            if self._looks and self.pipe.processor.context_builder is None:
+                return [None] * len(images)
             raise _Refused(501, 'this model names no way to read images: send a "context" instead') from None
         examined = builder.align([builder.examine(image) for image in images])
         return [
@@ -245,6 +265,10 @@ class EndpointHandler:
             else image.context(builder.aligners)
             for image in examined
         ]
+
+
+def _lacks_context(post: Mapping[str, Any]) -> bool:
+    return "image" in post and "context" not in post
 
 
 def _is_list_of_strings(value: Any) -> bool:

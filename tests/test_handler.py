@@ -18,12 +18,21 @@ from typing import Any
 import pytest
 from PIL import Image
 from stranger import run_stranger
+from test_export_mgcmt import make_model
+from transformers import BertTokenizer, ConvNextImageProcessorPil
 from transformers.dynamic_module_utils import get_imports
 
 from hub_card import handler as handler_module
 from hub_card.export import export_model
 from hub_card.handler import EndpointHandler
-from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, VisualContextBuilder
+from modeling_ita import (
+    ItaForTokenClassification,
+    ItaPipeline,
+    ItaProcessor,
+    MgcmtForTokenClassification,
+    MgcmtProcessor,
+    VisualContextBuilder,
+)
 
 POST = "Phoenix Suns tonight, Obama in Paris 😀"
 OTHER = "the dog in the stadium"
@@ -274,6 +283,117 @@ def test_what_fails_is_told_and_logged_without_the_post(
     assert not any(word in caplog.text for word in ("Phoenix", "stadium", "example.org"))
 
 
+# --- a model that looks at the image itself --------------------------------------------------------------------------
+
+OBJECTS = {"object_tags": ["dog", "car"]}
+
+
+def mgcmt(model: MgcmtForTokenClassification, encoder: str) -> ItaPipeline:
+    """The pipeline of an MGCMT that knows two classes of objects and names no aligners."""
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 32})
+    processor = MgcmtProcessor(BertTokenizer.from_pretrained(encoder), images, ["car", "dog"])
+    return ItaPipeline(model=model, processor=processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def looking_pipe(tiny_encoder: str) -> ItaPipeline:
+    return mgcmt(make_model(), tiny_encoder)
+
+
+@pytest.fixture(scope="module")
+def looking_folder(looking_pipe: ItaPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_model(looking_pipe.model, looking_pipe.processor, tmp_path_factory.mktemp("looking") / "model")
+
+
+@pytest.fixture(scope="module")
+def looking(looking_folder: Path) -> EndpointHandler:
+    return EndpointHandler(str(looking_folder))
+
+
+def test_a_model_that_looks_is_shown_the_image(looking: EndpointHandler, looking_pipe: ItaPipeline) -> None:
+    parts: list[dict[str, Any]] = [{}, {"image": picture()}, {"context": OBJECTS}]
+    posts = [{"text": POST, **part} for part in [*parts, parts[1] | parts[2]]]
+    expected = looking_pipe(posts, return_context=True)
+    sent = [post | ({"image": encoded(post["image"])} if "image" in post else {}) for post in posts]
+    for answers in (ask(looking, sent, return_context=True), [ask(looking, row, return_context=True) for row in sent]):
+        for answer, row in zip(answers, expected, strict=True):
+            assert_same(answer["entities"], row["entities"])
+            assert answer["context"] == row["context"]
+    scores = {tuple(round(entity["score"], 3) for entity in row["entities"]) for row in expected}
+    assert len(scores) == 4
+    assert expected[1]["context"] is None
+    assert_same(ask(looking, {"text": POST, "image": encoded(picture(ink="white"))}), looking_pipe(POST))
+
+
+@pytest.mark.parametrize("context", [{}, {"context": OBJECTS}])
+def test_an_image_that_cannot_be_seen_is_an_error_and_costs_no_neighbour(
+    looking: EndpointHandler, looking_pipe: ItaPipeline, context: dict[str, Any]
+) -> None:
+    good = {"text": POST, "image": encoded(picture()), **context}
+    header = b"IHDR" + struct.pack(">II", 8_000, 8_000) + picture()[24:29]
+    bomb = picture()[:12] + header + struct.pack(">I", zlib.crc32(header)) + picture()[33:]
+    wrong = {
+        400: ["https://example.org/a.png", "no base64!"],
+        413: [encoded(bomb)],
+        415: [encoded(b"no image")],
+        422: [encoded(picture()[:-30]), encoded(picture(form="JPEG")[:400])],
+    }
+    bad = [(status, image) for status, images in wrong.items() for image in images]
+    answers = ask(looking, [row for _, image in bad for row in (good, {"text": POST, "image": image, **context})])
+    assert [(row["error"]["status"], row["error"]["input"]) for row in answers[1::2]] == [
+        (status, 2 * n + 1) for n, (status, _) in enumerate(bad)
+    ]
+    assert all(row["error"]["message"].startswith("the image cannot be read: ") for row in answers[9::2])
+    expected = looking_pipe({"text": POST, "image": picture(), **context})
+    for answer in answers[::2]:
+        assert_same(answer, expected)
+
+
+def test_objects_that_an_aligner_finds_stand_beside_the_image(
+    looking: EndpointHandler, looking_pipe: ItaPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finds_a_dog(images: Any) -> list[list[str]]:
+        if any(image.width == 90 for image in images):
+            raise RuntimeError(POST)
+        return [["dog"] for _ in images]
+
+    monkeypatch.setitem(vars(looking.pipe), "context_builder", VisualContextBuilder(object_tags=finds_a_dog))
+    image, failing = encoded(picture()), encoded(picture(width=90))
+    found, failed, given, damaged = ask(
+        looking,
+        [
+            {"text": POST, "image": image},
+            {"text": POST, "image": failing},
+            {"text": POST, "image": failing, "context": {"object_tags": ["car"]}},
+            {"text": POST, "image": encoded(picture()[:-30])},
+        ],
+    )
+    assert_same(found, looking_pipe({"text": POST, "image": picture(), "context": {"object_tags": ["dog"]}}))
+    refused(failed, 500, "the server failed (RuntimeError)", 1)
+    assert_same(given, looking_pipe({"text": POST, "image": picture(90), "context": {"object_tags": ["car"]}}))
+    refused(damaged, 422, "the image cannot be read: ", 3)
+
+
+def test_aligners_that_do_not_run_here_are_no_silent_lack_of_objects(
+    looking: EndpointHandler, looking_pipe: ItaPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking.pipe.processor, "context_builder", {"object_tags": "my_code:objects"})
+    both = {"text": POST, "image": encoded(picture()), "context": OBJECTS}
+    answer, given = ask(looking, [{"text": POST, "image": encoded(picture())}, both])
+    refused(answer, 501, 'send a "context" instead')
+    assert_same(given, looking_pipe(both | {"image": picture()}))
+
+
+def test_an_mgcmt_without_vision_is_answered_like_ita(tiny_encoder: str, tmp_path: Path) -> None:
+    pipe = mgcmt(make_model(visual_fusion="objects"), tiny_encoder)
+    blind = EndpointHandler(str(export_model(pipe.model, pipe.processor, tmp_path / "model")))
+    image = {"text": POST, "image": encoded(picture())}
+    answer, given, alone = ask(blind, [image, {"text": POST, "image": "no image", "context": OBJECTS}, POST])
+    refused(answer, 501, 'send a "context" instead')
+    assert_same(given, pipe({"text": POST, "context": OBJECTS}))
+    assert_same(alone, pipe(POST))
+
+
 # --- what is wrong with a request ------------------------------------------------------------------------------------
 
 
@@ -324,27 +444,36 @@ STRANGER = """
 import base64, importlib.util, json, sys
 
 sys.stderr = sys.stdout  # whatever is logged is read, too
-folder, requests = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-handler = module.EndpointHandler(folder)
-answers = [handler(request) for request in json.loads(requests)]
-print("FOUND" + json.dumps({"answers": answers, "module": type(handler.pipe).__module__}))
+found = []
+for folder, requests in json.loads(sys.argv[1]).items():
+    spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handler = module.EndpointHandler(folder)
+    answers = [handler(request) for request in requests]
+    found.append({"answers": answers, "module": type(handler.pipe).__module__})
+print("FOUND" + json.dumps(found))
 """
 
 
-def test_it_runs_in_a_folder_of_its_own(folder: Path, tmp_path: Path, pipe: ItaPipeline) -> None:
+def test_it_runs_in_a_folder_of_its_own(
+    folder: Path, looking_folder: Path, tmp_path: Path, pipe: ItaPipeline, looking_pipe: ItaPipeline
+) -> None:
     image = {"text": POST, "image": encoded(picture(ink="white"))}
     requests: list[dict[str, Any]] = [
         {"inputs": POST},
         {"inputs": [{"text": POST, "context": CONTEXT}, {"text": POST, "image": "https://example.org/a.png"}]},
         {"inputs": [image, {"text": POST, "image": encoded(picture()[:-30])}], "parameters": {"return_context": True}},
     ]
+    both = [{"text": POST, "image": encoded(image), "context": OBJECTS} for image in (picture(), picture()[:-30])]
+    asked = json.dumps({str(folder): requests, str(looking_folder): [{"inputs": both}]})
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    logged, _, said = run_stranger(STRANGER, [folder, json.dumps(requests)], environment, tmp_path).rpartition("FOUND")
-    found = json.loads(said)
-    assert found["module"].startswith("transformers_modules.")
+    logged, _, said = run_stranger(STRANGER, [asked], environment, tmp_path).rpartition("FOUND")
+    found, looking = json.loads(said)
+    assert all(one["module"].startswith("transformers_modules.") for one in (found, looking))
+    ((seen, unseen),) = looking["answers"]
+    assert_same(seen, looking_pipe({"text": POST, "image": picture(), "context": OBJECTS}))
+    refused(unseen, 422, "cannot be read", 1)
     alone, (with_context, url), (blank, damaged) = found["answers"]
     assert_same(alone, pipe(POST))
     assert_same(with_context, pipe({"text": POST, "context": CONTEXT}))

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from test_export_mgcmt import make_model
+from transformers import BertTokenizer, ConvNextImageProcessorPil
 from transformers.dynamic_module_utils import get_imports
 
-from hub_card.export import export_model
+from hub_card.export import export_model, main
 from hub_card.space import app
 from hub_card.space.space_folder import SHORT_DESCRIPTION, write_space
-from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, VisualContextBuilder
+from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, MgcmtProcessor, VisualContextBuilder
 
 POST = "Phoenix Suns tonight, Obama in Paris 😀"
 RECIPES = {
@@ -137,6 +139,117 @@ def test_what_is_too_long_is_refused() -> None:
         app.check("a" * 5001)
     with pytest.raises(app.Refused, match="The text about the image has 5,001"):
         app.check("a", ["b" * 2500, "c" * 2501])
+
+
+# --- a model that looks at the image itself --------------------------------------------------------------------------
+
+OBJECTS = {"object_tags": ["dog", "car"]}
+
+
+def mgcmt(encoder: str, **settings: Any) -> ItaPipeline:
+    """The pipeline of an MGCMT that knows two classes of objects and names no aligners."""
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 32})
+    processor = MgcmtProcessor(BertTokenizer.from_pretrained(encoder), images, ["car", "dog"])
+    return ItaPipeline(model=make_model(**settings), processor=processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def looking_pipe(tiny_encoder: str) -> ItaPipeline:
+    return mgcmt(tiny_encoder)
+
+
+def test_a_model_that_looks_gets_the_image_with_and_without_objects(looking_pipe: ItaPipeline, image: Path) -> None:
+    with_image = {"text": POST, "image": str(image)}
+    seen = app.label(looking_pipe, POST, image)
+    assert_same(seen.alone, looking_pipe(POST))
+    assert_same(seen.together or [], looking_pipe(with_image))
+    assert (seen.context, seen.notice) == (None, "")
+    both = app.label(looking_pipe, POST, image, OBJECTS)
+    assert_same(both.together or [], looking_pipe(with_image | {"context": OBJECTS}))
+    assert both.context == {**OBJECTS, "provenance": {}}
+    told = app.label(looking_pipe, POST, None, OBJECTS)
+    assert_same(told.together or [], looking_pipe({"text": POST, "context": OBJECTS}))
+    views = [seen.alone, seen.together, both.together, told.together]
+    assert len({tuple(round(e["score"], 3) for e in view or []) for view in views}) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "notice"),
+    [(b"\x89PNG\r\n\x1a\n", "cannot be read"), ((8, 8), "nothing to see"), (None, "no longer here")],
+)
+def test_an_image_that_a_looking_model_cannot_see_is_told(
+    looking_pipe: ItaPipeline, tmp_path: Path, content: Any, notice: str
+) -> None:
+    file = tmp_path / "image.png"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content:
+        picture(file, content)
+    labelled = app.label(looking_pipe, POST, file)
+    assert labelled == app.Labelled(POST, looking_pipe(POST), None, None, labelled.notice)
+    told = app.label(looking_pipe, POST, file, OBJECTS)
+    assert_same(told.together or [], looking_pipe({"text": POST, "context": OBJECTS}))
+    for each in (labelled, told):
+        assert notice in each.notice
+        assert each.notice in app.as_html(each, {})
+
+
+def test_objects_that_are_found_stand_beside_the_image(tiny_encoder: str, image: Path) -> None:
+    pipe = mgcmt(tiny_encoder)
+    pipe.context_builder = VisualContextBuilder(object_tags=lambda images: [["dog"]] * len(images))
+    found = app.label(pipe, POST, image)
+    assert found.context is not None and found.context["object_tags"] == ["dog"]
+    assert_same(found.together or [], pipe({"text": POST, "image": str(image), "context": {"object_tags": ["dog"]}}))
+
+    def not_installed(images: list[Image.Image]) -> list[list[str]]:
+        raise ImportError("a detector is not installed")
+
+    for objects, notice in (
+        (lambda images: [[]] * len(images), "Nothing was found"),
+        (not_installed, "not installed"),
+    ):
+        pipe.context_builder = VisualContextBuilder(object_tags=objects)
+        labelled = app.label(pipe, POST, image)
+        assert labelled.context is None and notice in labelled.notice
+        assert labelled.notice in app.as_html(labelled, {})
+        assert_same(labelled.together or [], mgcmt(tiny_encoder)({"text": POST, "image": str(image)}))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "kinds", "notice"),
+    [("regions", [], ""), ("objects", ["object_tags"], "names no way to read images"), ("none", [], "makes no use")],
+)
+def test_the_page_offers_what_the_model_takes(
+    tiny_encoder: str, image: Path, fusion: str, kinds: list[str], notice: str
+) -> None:
+    pipe = mgcmt(tiny_encoder, visual_fusion=fusion)
+    assert app.kinds_of(pipe) == kinds
+    labelled = app.label(pipe, POST, image)
+    assert notice in labelled.notice and bool(notice) == bool(labelled.notice)
+    assert (labelled.together is None) == (fusion != "regions")
+    components = [component["props"] for component in app.build_page(pipe).get_config_file()["components"]]
+    boxes = {str(props.get("elem_id")) for props in components}
+    assert {box for box in boxes if box.startswith("kind-")} == {f"kind-{kind}" for kind in kinds}
+
+
+def test_what_is_written_above_the_boxes_is_true(
+    looking_pipe: ItaPipeline, pipe: ItaPipeline, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert app.about_context(pipe) == app.CONTEXT
+    assert "finds none itself" in app.about_context(looking_pipe) and "car, dog" in app.about_context(looking_pipe)
+    monkeypatch.setattr(looking_pipe.processor, "context_builder", {"object_tags": {"model": "some/detector"}})
+    assert "finds none itself" not in app.about_context(looking_pipe)
+    assert "looks at the image itself" in app.about_context(looking_pipe)
+    blind = app.about_context(mgcmt(tiny_encoder, visual_fusion="objects"))
+    assert "looks at the image" not in blind and "all that the model sees" in blind
+
+
+def test_a_space_for_a_model_that_looks(looking_pipe: ItaPipeline, tmp_path: Path) -> None:
+    looking_pipe.processor.save_pretrained(tmp_path / "model")
+    main(["space", str(tmp_path / "model"), str(tmp_path / "space")])
+    readme = " ".join((tmp_path / "space" / "README.md").read_text(encoding="utf-8").split())
+    assert "takes objects beside the picture itself" in readme and "what it was read as" not in readme
+    assert "`/relabel` a post, its image and the objects in it;" in readme
 
 
 # --- what the image changed ------------------------------------------------------------------------------------------
@@ -378,6 +491,39 @@ def test_the_page_labels_from_its_folder(address: str, pipe: ItaPipeline) -> Non
     assert_same(other["alone"], result["alone"])
     assert other["context"] == {"captions": ["red car"], "provenance": {}}
     assert_same(other["with_image"], pipe({"text": POST, "context": {"captions": ["red car"]}}))
+
+
+@pytest.fixture(scope="module")
+def looking_address(looking_pipe: ItaPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the page of a model that looks is served, by this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        page = app.build_page(looking_pipe)
+        _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False)
+        yield address.rstrip("/")
+        page.close()
+
+
+def test_the_page_shows_the_image_to_a_model_that_looks(
+    looking_address: str, looking_pipe: ItaPipeline, image: Path
+) -> None:
+    sent = upload(looking_address, image.read_bytes())
+    seen = {"text": POST, "image": image.read_bytes()}
+    for name, given, expected in (
+        ("label", [sent, ""], seen),
+        ("label", [sent, "dog\n\ncar"], seen | {"context": OBJECTS}),
+        ("relabel", [sent, "dog\ncar"], seen | {"context": OBJECTS}),
+        ("relabel", [sent, ""], seen),
+        ("relabel", [None, "dog\ncar"], {"text": POST, "context": OBJECTS}),
+    ):
+        event, (_, _, changed, result, *_) = call(looking_address, name, [POST, *given])
+        assert event == "complete" and "<table" in changed
+        assert_same(result["alone"], looking_pipe(POST))
+        assert_same(result["with_image"], looking_pipe(expected))
+        assert (result["context"] or {}).get("object_tags") == expected.get("context", {}).get("object_tags")
+    damaged = call(looking_address, "label", [POST, upload(looking_address, b"no image"), "dog"])[1]
+    assert "cannot be read" in damaged[2] and damaged[-1] == "dog"
+    assert_same(damaged[3]["with_image"], looking_pipe({"text": POST, "context": {"object_tags": ["dog"]}}))
 
 
 def test_the_page_has_messages_for_bad_input(address: str) -> None:

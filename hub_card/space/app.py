@@ -1,4 +1,4 @@
-"""The Space: one page on which a post is labelled alone and with its image, and what the image says can be changed.
+"""The Space: one page on which a post is labelled alone and with its image, and what is said of that can be changed.
 
 A plain script that stands alone: `python app.py --model FOLDER_OR_NAME`. Without `--model` it takes the model that
 `model.json` beside it names.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -32,6 +33,11 @@ MAX_FILE_SIZE = "20mb"
 SAME_SCORE = 0.005  # scores are shown with two digits
 
 KIND_NAMES = {"object_tags": "Object tags", "captions": "Captions", "ocr": "Text in the image"}
+UNSEEN = {
+    "missing": "The image is no longer here: add it once more.",
+    "unreadable": "The image cannot be read: its file is damaged, too large, or no JPEG, PNG, WebP, GIF, BMP or TIFF.",
+    "blank": "There is nothing to see in the image: it is of one colour, or too small.",
+}
 TYPE_NAMES = {"PER": "a person", "LOC": "a place", "ORG": "an organisation", "MISC": "a name of another kind"}
 TYPE_COLOURS = {"PER": "#2563eb", "LOC": "#047857", "ORG": "#c2410c", "MISC": "#9333ea"}
 MORE_COLOURS = ("#be185d", "#0e7490", "#a16207", "#4d7c0f", "#475569", "#b91c1c")
@@ -50,9 +56,9 @@ class Labelled(NamedTuple):
     Attributes:
         post: the post.
         alone: its entities without the image (the view T), as the pipeline returns them.
-        together: its entities with what the image says (the view I+T); None if nothing is known of an image.
-        context: what the image says, strings by kind, and their provenance; None as before.
-        notice: why nothing is known of an image that was given; empty otherwise.
+        together: its entities with the image, or what is said of it (the view I+T); None if there is neither.
+        context: what is said of the image, strings by kind, and their provenance; None if nothing is.
+        notice: why an image that was given is not seen, or nothing said of it; empty otherwise.
     """
 
     post: str
@@ -128,32 +134,46 @@ def check(post: str | None, said: Sequence[str] = ()) -> None:
             raise Refused(f"{name} has {length:,} characters; this page takes up to {MAX_CHARACTERS:,}.")
 
 
+def looks(pipe: Any) -> bool:
+    """Whether the model looks at images itself, and not only at what is said of them."""
+    return getattr(pipe.model, "vision", None) is not None
+
+
+def kinds_of(pipe: Any) -> list[str]:
+    """The kinds of context that the model takes; an MGCMT without objects takes none."""
+    return [] if getattr(pipe.model, "objects", ...) is None else list(pipe.processor.context_kinds)
+
+
+def why_unseen(pipe: Any, image: str | Path) -> str:
+    """Why a model that looks at images sees nothing in this one, written for the page; empty if it does."""
+    counts: Counter[str] = Counter()
+    pipe.processor.image_tensors([str(image)], counts)
+    return next((notice for state, notice in UNSEEN.items() if counts[f"{state}_images"]), "")
+
+
 def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str]:
-    """What the model's aligners say of an image's file: a context, or None and the reason, written for the page."""
+    """What the model's aligners say of an image's file: a context, or None and the reason, written for the page.
+
+    A model that looks at the image needs no reason why it names no aligners.
+    """
+    if not kinds_of(pipe):
+        return None, "" if looks(pipe) else "This model makes no use of an image: it reads the post alone."
     try:
         builder = pipe.context_builder
-    except ValueError:
-        return None, "This model names no way to read images. Write what the image shows into the boxes below."
-    except ImportError as error:
-        return None, f"The image was not read: {error}"
+    except (ImportError, ValueError) as error:
+        if pipe.processor.context_builder:
+            return None, f"The image was not put into words: {error}"
+        no_way = "This model names no way to read images. Write what the image shows into the boxes below."
+        return None, "" if looks(pipe) else no_way
     try:
-        content = Path(image).read_bytes()
-    except OSError:
-        return None, "The image is no longer here: add it once more."
-    try:
-        examined = builder.examine(content)
+        examined = builder.examine(str(image))
         builder.align([examined])
     except Exception as error:  # engines and damaged files raise what they like; the post is labelled all the same
         logger.exception("an image was not read")
-        return None, f"The image was not read: {error}"
-    if examined.state == "blank":
-        return None, "There is nothing to see in the image: it is of one colour, or too small."
+        return None, f"The image was not put into words: {error}"
     if examined.state != "readable":
         logger.warning("an image was not read: %s", examined.detail)
-        return (
-            None,
-            "The image cannot be read: its file is damaged, too large, or no JPEG, PNG, WebP, GIF, BMP or TIFF.",
-        )
+        return None, UNSEEN[examined.state]
     context = examined.context(pipe.processor.context_kinds)
     if not context:
         return None, "Nothing was found in the image that could be put into words."
@@ -163,21 +183,27 @@ def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str
 def label(
     pipe: Any, post: str, image: str | Path | None = None, context: Mapping[str, Sequence[str]] | None = None
 ) -> Labelled:
-    """Labels a post alone and, if there is one, with its context.
+    """Labels a post alone and, if there is anything to see, with its image and what is said of that.
 
     Args:
         pipe: the pipeline, see `load`.
         post: the post.
-        image: the file of its image, read if no context is given.
-        context: what the image says: strings by kind, `{"captions": ["a dog"]}`. The image is not read then.
+        image: the file of its image, put into words if no context is given. A model that looks at images sees it in
+            either case.
+        context: what is said of the image: strings by kind, `{"captions": ["a dog"]}`. No aligner is asked then.
     """
     notice = ""
-    if context is None and image is not None:
+    seen: dict[str, Any] = {}
+    if image is not None and looks(pipe):
+        notice = why_unseen(pipe, image)
+        seen = {} if notice else {"image": str(image)}
+    if image is not None and context is None and not notice:
         context, notice = read_image(pipe, image)
-    if not context:
+    if not context and not seen:
         return Labelled(post, pipe(post), notice=notice)
-    alone, together = pipe([post, {"text": post, "context": context}], return_context=True)
-    return Labelled(post, alone["entities"], together["entities"], together["context"])
+    # An empty context is a given one: what could not be put into words just now is not tried again.
+    alone, together = pipe([post, {"text": post, "context": context or {}, **seen}], return_context=True)
+    return Labelled(post, alone["entities"], together["entities"], together["context"] if context else None, notice)
 
 
 def changes(alone: Sequence[Entity], together: Sequence[Entity]) -> list[Change]:
@@ -235,14 +261,15 @@ def as_html(labelled: Labelled, colours: Mapping[str, str]) -> str:
     """What the image changed, in words and as a table of scores."""
     notice = f'<p class="notice">{escape(labelled.notice)}</p>' if labelled.notice else ""
     if labelled.together is None:
-        advice = "" if notice else "<p>Add an image, or write what one shows into the boxes below.</p>"
+        advice = "" if notice else "<p>Add an image: what it changes is told here.</p>"
         compared = [Change("gone", entity, None) for entity in labelled.alone]
         return notice + advice + _table(compared, colours, ["Post alone"])
     compared = changes(labelled.alone, labelled.together)
     if not compared:
-        return "<p>There is no entity in this post, neither alone nor with the image.</p>"
+        return notice + "<p>There is no entity in this post, neither alone nor with the image.</p>"
     sentences = "".join(f'<li data-change="{change.what}">{in_words(change)}</li>' for change in compared)
-    return f'<ul class="sentences">{sentences}</ul>' + _table(compared, colours, ["Post alone", "With the image"])
+    table = _table(compared, colours, ["Post alone", "With the image"])
+    return f'{notice}<ul class="sentences">{sentences}</ul>{table}'
 
 
 def _table(compared: Sequence[Change], colours: Mapping[str, str], views: Sequence[str]) -> str:
@@ -278,7 +305,7 @@ def type_colours(labels: Sequence[str]) -> dict[str, str]:
 def image_file(**settings: Any) -> gr.Image:
     """An image component that hands on the uploaded file as it is, also if it is damaged.
 
-    The aligners open it, and the page goes on without it; Gradio would refuse the whole call.
+    The model or its aligners open it, and the page goes on without it; Gradio would refuse the whole call.
     """
     image = gr.Image(type="filepath", **settings)
     decoded = image.preprocess
@@ -293,14 +320,17 @@ def image_file(**settings: Any) -> gr.Image:
 def build_page(pipe: Any, model: str = "") -> gr.Blocks:
     """The page for a pipeline.
 
-    Its interface for programs has `/label` (post, image) and `/relabel` (post, and for each kind of context that the
-    model takes one string, with a line for each of its strings); `/label` without an image is `/relabel`.
+    Its interface for programs has `/label` (post, image) and `/relabel` (post, the image if the model looks at images,
+    and for each kind of context that the model takes one string, with a line for each of its strings). `/label` takes
+    those strings too, and is `/relabel` if nothing is read off an image: without one, or where a model that looks
+    names no aligners.
 
     Args:
         pipe: the pipeline, see `load`.
         model: the model's name, shown on the page.
     """
-    kinds = list(pipe.processor.context_kinds)
+    sees, kinds = looks(pipe), kinds_of(pipe)
+    by_hand = sees and not (kinds and pipe.processor.context_builder)  # only people say anything of an image
     examples = _examples()
     gr.set_static_paths([EXAMPLES])
     colours = type_colours(list(pipe.model.config.id2label.values()))
@@ -324,28 +354,32 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
             check(post, said)
         except Refused as refusal:
             raise gr.Error(str(refusal), print_exception=False) from None
-        if image is None:
-            return [*from_context(post, known, *said), *said]
+        if image is None or by_hand:
+            return [*from_seen(post, image, known, *said), *said]
         labelled = run(post, image, None)
         said = tuple("\n".join((labelled.context or {}).get(kind, ())) for kind in kinds)
-        return [*show(labelled), (said, labelled), *said]
+        return [*show(labelled), ((post, image if sees else None, said), labelled), *said]
 
     def from_context(post: str, known: tuple[Any, Any], *said: str) -> list[Any]:
+        return from_seen(post, None, known, *said)
+
+    def from_seen(post: str, image: str | None, known: tuple[Any, Any], *said: str) -> list[Any]:
         try:
             check(post, said)
         except Refused as refusal:  # told in its place, and not once for every key
             return [None, None, f'<p class="notice">{refusal}</p>', None, (None, None)]
         before, labelled = known
-        if said != before or post != labelled.post:  # boxes that an image filled have changed, too
+        now = (post, image, said)
+        if now != before:  # boxes that an image filled have changed, too
             lines = {kind: text.splitlines() for kind, text in zip(kinds, said, strict=True)}
             context = {kind: [line for line in lines[kind] if line.strip()] for kind in kinds}
             context = {kind: strings for kind, strings in context.items() if strings}
-            labelled = run(post, None, context)
-        return [*show(labelled), (said, labelled)]
+            labelled = run(post, image, context)
+        return [*show(labelled), (now, labelled)]
 
-    def choose(chosen: gr.SelectData) -> tuple[str, str]:
+    def choose(chosen: gr.SelectData) -> list[str]:
         row = examples[chosen.index]
-        return row["post"], row["image"]
+        return [row["post"], row["image"], *[""] * len(written)]
 
     with gr.Blocks(title="Names in posts with a picture", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         named = f'<p class="model">Model: <code>{escape(model)}</code></p>' if model else ""
@@ -378,7 +412,7 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
                     )
                 gr.HTML("<h2>What the image changed</h2>", elem_classes="heading", padding=False)
                 changed = gr.HTML(EMPTY, elem_id="changed", padding=False)
-                gr.HTML(CONTEXT, elem_classes="heading", padding=False)
+                gr.HTML(about_context(pipe), visible=bool(kinds), elem_classes="heading", padding=False)
                 boxes = [
                     gr.Textbox(
                         label=KIND_NAMES.get(kind, kind.replace("_", " ").capitalize()),
@@ -393,6 +427,7 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
                     result = gr.JSON(show_label=False, elem_id="json")
 
         known = gr.State((None, None))
+        written = boxes if by_hand else []  # what was said of another image
         shown = [alone, together, changed, result, known]
         # One at a time: a tokenizer is not made for several threads.
         one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -404,16 +439,18 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
             **one_by_one,
         }
         gr.on([button.click, post.submit], **reading, api_name="label")
-        chosen = gallery.select(choose, None, [post, image], show_progress="hidden", api_visibility="private")
+        chosen = gallery.select(
+            choose, None, [post, image, *written], show_progress="hidden", api_visibility="private"
+        )
         chosen.then(**reading, api_visibility="private")
         gr.on([button.click, post.submit, gallery.select], js=SHOW_VIEWS)
-        image.clear(lambda: [""] * len(boxes), None, boxes, show_progress="hidden", api_visibility="private")
+        image.clear(lambda: dict.fromkeys(boxes, ""), None, boxes, show_progress="hidden", api_visibility="private")
         # A borrowed GPU is not borrowed for every key.
         edited = [box.blur if spaces else box.change for box in boxes]
         gr.on(
-            edited,
-            from_context,
-            [post, known, *boxes],
+            [*edited, image.clear] if sees else edited,
+            from_seen if sees else from_context,
+            [post, image, known, *boxes] if sees else [post, known, *boxes],
             shown,
             trigger_mode="always_last",
             show_progress="hidden",
@@ -421,6 +458,19 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
             **one_by_one,
         )
     return page
+
+
+def about_context(pipe: Any) -> str:
+    """What the boxes below the views are, as HTML."""
+    if not hasattr(pipe.processor, "object_labels"):
+        return CONTEXT
+    what = "The model looks at the image itself, and takes these beside it"
+    if looks(pipe):
+        then = "" if pipe.processor.context_builder else "; this model finds none itself, so write what you see"
+    else:
+        what, then = "These are all that the model sees of it", "; the image is not read again"
+    classes = escape(", ".join(pipe.processor.object_labels))
+    return OBJECTS.format(what=what, most=pipe.processor.num_objects, then=then, classes=classes)
 
 
 def _highlighted(post: str, entities: Sequence[Entity]) -> dict[str, Any]:
@@ -436,7 +486,7 @@ def _examples() -> list[dict[str, str]]:
 HEADER = """
 <h1>The picture decides</h1>
 <p>“Alexandria” is a dentist on a name plate, a film on a poster, a city on a map. This model finds the people, places
-and organisations in a post, once by its words alone and once with what its image says.</p>
+and organisations in a post, once by its words alone and once with its image.</p>
 """
 
 # Below the form on a phone.
@@ -449,6 +499,12 @@ CONTEXT = """
 <h2>What the image says</h2>
 <p>This is all that the model sees of it, one string a line. Change it, and the names change; the image is not read
 again.</p>
+"""
+
+OBJECTS = """
+<h2>Objects in the image</h2>
+<p>{what}: up to {most}, one a line, the surest first. Change them, and the names change{then}.</p>
+<details><summary>The classes that it knows; any other word changes nothing</summary><p>{classes}</p></details>
 """
 
 EMPTY = "<p>Write a post and add its image, or choose an example: what the image changes is told here.</p>"

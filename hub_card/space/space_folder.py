@@ -40,8 +40,8 @@ def write_space(
         folder: where to write: a new or empty folder, or an earlier Space, whose files are replaced.
         revision: branch, tag or commit of the model; None is its main branch, whatever that will be.
         title: the Space's title.
-        processor_config: what the model's `processor_config.json` holds, for the packages that read images; None: it
-            is read from the folder, or fetched from the Hub.
+        processor_config: what the model's `processor_config.json` holds, for the packages that read images, and for
+            whether it is made to look at them itself; None: it is read from the folder, or fetched from the Hub.
 
     Returns:
         The folder.
@@ -71,7 +71,8 @@ def write_space(
         _write_lines(target / "requirements.txt", requirements(builder))
         if programs := system_packages(builder):
             _write_lines(target / "packages.txt", programs)
-        _card(None if is_local else model_id, revision, title, recipes(builder)).save(target / "README.md")
+        looks = "image_processor" in processor_config
+        _card(None if is_local else model_id, revision, title, recipes(builder), looks).save(target / "README.md")
     return Path(folder)
 
 
@@ -89,7 +90,9 @@ def _write_lines(file: Path, lines: list[str]) -> None:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _card(model_id: str | None, revision: str | None, title: str, aligners: list[dict[str, Any]]) -> SpaceCard:
+def _card(
+    model_id: str | None, revision: str | None, title: str, aligners: list[dict[str, Any]], looks: bool
+) -> SpaceCard:
     # A commit can be asked for of named files only.
     is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
     preloaded = f"{model_id} config.json,model.safetensors,tokenizer.json {revision}" if is_commit else model_id
@@ -110,4 +113,4 @@ def _card(model_id: str | None, revision: str | None, title: str, aligners: list
         preload_from_hub=[preloaded] if preloaded else None,
         tags=["named-entity-recognition", "multimodal"],
     )
-    return SpaceCard.from_template(data, template_path=str(HERE / "README.md.jinja"), model_id=model_id)
+    return SpaceCard.from_template(data, template_path=str(HERE / "README.md.jinja"), model_id=model_id, looks=looks)
