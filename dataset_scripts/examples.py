@@ -15,21 +15,39 @@ from modeling_ita.visual_context import VisualContext
 
 @dataclass(frozen=True)
 class Example:
-    """A post as it is trained on: its words, their tag ids, and its visual context."""
+    """A post as it is trained on: its words, their tag ids, its visual context, and its image if a model looks at it.
+
+    The image is a path or a file's bytes, or the tensor that was made of it.
+    """
 
     id: str
     words: list[str]
     tags: list[int]
     context: VisualContext
+    image: str | bytes | torch.Tensor | None = None
 
 
-def read_examples(rows: datasets.Dataset, given: TagScheme, scheme: TagScheme) -> list[Example]:
-    """The posts of a split, their tags turned from the corpus' scheme into the model's."""
+def read_examples(
+    rows: datasets.Dataset, given: TagScheme, scheme: TagScheme, *, with_images: bool = False
+) -> list[Example]:
+    """The posts of a split, their tags turned from the corpus' scheme into the model's.
+
+    Args:
+        rows: the split.
+        given: the corpus' tag set.
+        scheme: the model's tag set.
+        with_images: whether the model looks at images; they are named here, and not opened.
+    """
+    wanted = ["id", "words", "tags", "context", *(["image"] if with_images else [])]
+    rows = rows.select_columns([column for column in wanted if column in rows.column_names])
+    if "image" in rows.column_names:
+        rows = rows.cast_column("image", datasets.Image(decode=False))
     examples = []
-    for row in rows.select_columns([c for c in ("id", "words", "tags", "context") if c in rows.column_names]):
+    for row in rows:
         tags = scheme.encode(given.spans(row["tags"]), len(row["words"]))
         context = VisualContext.from_dict(row.get("context") or {})
-        examples.append(Example(row["id"], row["words"], tags, context))
+        file = row.get("image") or {}
+        examples.append(Example(row["id"], row["words"], tags, context, file.get("bytes") or file.get("path")))
     return examples
 
 

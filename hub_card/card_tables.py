@@ -276,6 +276,8 @@ def training_settings(report: Mapping[str, Any]) -> dict[str, Any]:
     if "encoder" not in config:
         return {}
     kept = {name: value for name, value in config.items() if name not in _NOT_TRAINING and value not in (None, [])}
+    system = (config.get("model") or {}).get("model_type", "ita")  # the flag; the report has the whole configuration
+    kept = {"model": system, **kept}
     for name in _PATHS:
         if name in kept:
             value = kept[name]

@@ -1,7 +1,8 @@
 """All that a report says of a trained model: four views, ablations, calibration, errors, post by post.
 
-The model sees every post with its right image, with none, with another post's and with a blank one, and once without
-each kind of context. One temperature for the scores of entities is fitted on the validation split.
+The model is given every post with its right image, with none, with another post's and with a blank one, and once
+without each kind of context and without the image itself. One temperature for the scores of entities is fitted on the
+validation split.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ import torch
 from hub_card.calibration import fit_temperature
 from hub_card.calibration_report import calibration_report
 from hub_card.errors import EvaluatedPost, analyse, surface_forms
-from hub_card.prediction import Prediction, decode, padded_batches, read_posts
+from hub_card.prediction import Prediction, Visual, decode, looks, padded_batches, read_images, read_posts
 from hub_card.scores import score_views
 from modeling_ita.configuration_ita import Span
-from modeling_ita.modeling_ita import ItaForTokenClassification
-from modeling_ita.processing_ita import ItaProcessor
+from modeling_ita.modeling_ita import EntityTagger
+from modeling_ita.processing_ita import WordwiseProcessor
 from modeling_ita.visual_context import VisualContext
 
 VIEWS = ("T", "I+T", "wrong_image", "blank_image")
-WRONG_IMAGE_SEED = 0  # every evaluation shuffles the contexts alike, so that their controls compare
+IMAGE = "image"  # among the kinds that are left out one by one: the image itself, of a model that looks
+WRONG_IMAGE_SEED = 0  # every evaluation shuffles the images alike, so that their controls compare
 
 
 class TaggedPost(Protocol):
-    """A post of a split: its id, its words, the ids of their gold tags in the model's tag set, its visual context."""
+    """A post of a split: its id, its words, the ids of their gold tags in the model's tag set, context and image."""
 
     @property
     def id(self) -> str:
@@ -49,6 +51,11 @@ class TaggedPost(Protocol):
         """What its image says."""
         ...
 
+    @property
+    def image(self) -> Any:
+        """The image, as the processor of a model that looks takes it; None for none, and for other models."""
+        ...
+
 
 class Evaluation(NamedTuple):
     """The fields that an evaluation adds to a report, and the posts of every split.
@@ -64,46 +71,49 @@ class Evaluation(NamedTuple):
     temperature: float
 
 
-def shuffled_contexts(contexts: Sequence[VisualContext], seed: int) -> list[VisualContext]:
-    """Every context at another post's place: the control `wrong_image`."""
-    ring = list(range(len(contexts)))
+def shuffled(visuals: Sequence[Visual], seed: int) -> list[Visual]:
+    """Every image, with its context, at another post's place: the control `wrong_image`."""
+    ring = list(range(len(visuals)))
     random.Random(seed).shuffle(ring)
     following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
-    return [contexts[following[i]] for i in range(len(contexts))]
+    return [visuals[following[i]] for i in range(len(visuals))]
 
 
-def contexts_of_view(view: str, contexts: Sequence[VisualContext]) -> list[VisualContext] | None:
-    """What stands behind the posts in a view; None if nothing is to stand there.
+def visuals_of_view(view: str, visuals: Sequence[Visual]) -> list[Visual]:
+    """What a model is given of images in a view.
 
     A blank image says nothing, and is read as such (method §7): what a model makes of it is what it makes of no image.
 
     Raises:
         ValueError: there is no such view.
     """
-    if view == "T":
-        return None
+    if view in ("T", "blank_image"):
+        return [Visual()] * len(visuals)
     if view == "I+T":
-        return list(contexts)
+        return list(visuals)
     if view == "wrong_image":
-        return shuffled_contexts(contexts, WRONG_IMAGE_SEED)
-    if view == "blank_image":
-        return [VisualContext()] * len(contexts)
+        return shuffled(visuals, WRONG_IMAGE_SEED)
     raise ValueError(f"unknown view {view!r} (expected one of {', '.join(VIEWS)})")
 
 
-def without_kind(context: VisualContext, kind: str) -> VisualContext:
-    """The context without one of its kinds."""
-    return VisualContext({k: strings for k, strings in context.kinds.items() if k != kind}, context.provenance)
+def without_kind(visual: Visual, kind: str) -> Visual:
+    """What is given of an image without one kind of its context, or without the `IMAGE` itself."""
+    if kind == IMAGE:
+        return visual._replace(image=None)
+    context = visual.context
+    kinds = {k: strings for k, strings in context.kinds.items() if k != kind}
+    return visual._replace(context=VisualContext(kinds, context.provenance))
 
 
-def kinds_present(processor: ItaProcessor, posts: Sequence[TaggedPost]) -> list[str]:
-    """The kinds of context that take part, and that any of the posts has."""
-    return [kind for kind in processor.context_kinds if any(kind in post.context.kinds for post in posts)]
+def kinds_present(processor: WordwiseProcessor, posts: Sequence[TaggedPost]) -> list[str]:
+    """The kinds of context that take part, and that any of the posts has; the `IMAGE` itself likewise."""
+    kinds = [kind for kind in processor.context_kinds if any(kind in post.context.kinds for post in posts)]
+    return kinds + [IMAGE] * any(post.image is not None for post in posts)
 
 
 @torch.inference_mode()
 def fit_score_temperature(
-    model: ItaForTokenClassification, emissions: Sequence[torch.Tensor], tags: Sequence[Sequence[int]]
+    model: EntityTagger, emissions: Sequence[torch.Tensor], tags: Sequence[Sequence[int]]
 ) -> float:
     """The temperature at which the gold tag sequences are most likely (Guo et al., 2017, for a CRF).
 
@@ -131,8 +141,8 @@ def fit_score_temperature(
 
 
 def evaluate_model(
-    model: ItaForTokenClassification,
-    processor: ItaProcessor,
+    model: EntityTagger,
+    processor: WordwiseProcessor,
     splits: Mapping[str, Sequence[TaggedPost]],
     batch_size: int = 32,
 ) -> Evaluation:
@@ -153,12 +163,17 @@ def evaluate_model(
     temperature = 1.0
     for split in [name for name in ("validation", "test") if name in splits]:
         posts = splits[split]
-        words, contexts = [list(post.words) for post in posts], [post.context for post in posts]
+        words, visuals = [list(post.words) for post in posts], [Visual(post.context, post.image) for post in posts]
+        if looks(model):
+            seen = read_images(
+                model, processor, [post.image for post in posts], batch_size, progress=f"{split}, images"
+            )
+            visuals = [visual._replace(image=image) for visual, image in zip(visuals, seen, strict=True)]
         tags = [[labels[tag] for tag in post.tags] for post in posts]
         emissions, fields["counts"][split] = {}, {}
         for view in VIEWS:
-            behind = contexts_of_view(view, contexts)
-            emissions[view], counts = read_posts(model, processor, words, behind, batch_size, f"{split}, {view}")
+            given = visuals_of_view(view, visuals)
+            emissions[view], counts = read_posts(model, processor, words, given, batch_size, f"{split}, {view}")
             fields["counts"][split][view] = dict(counts)
         if split == "validation":
             gold = [post.tags for post in posts]
@@ -168,7 +183,7 @@ def evaluate_model(
         kinds = kinds_present(processor, posts)
         ablated = {}
         for kind in kinds:
-            reduced = [without_kind(context, kind) for context in contexts]
+            reduced = [without_kind(visual, kind) for visual in visuals]
             rows, _ = read_posts(model, processor, words, reduced, batch_size, f"{split}, without {kind}")
             ablated[kind] = [prediction.tags for prediction in decode(model, rows)]
         fields["ablation"][split] = score_views(tags, ablated)
@@ -179,12 +194,12 @@ def evaluate_model(
     return Evaluation(fields, evaluated, temperature)
 
 
-def _gold(model: ItaForTokenClassification, post: TaggedPost) -> frozenset[Span]:
+def _gold(model: EntityTagger, post: TaggedPost) -> frozenset[Span]:
     return frozenset(model.config.tag_scheme.spans(list(post.tags)))
 
 
 def _evaluated(
-    model: ItaForTokenClassification,
+    model: EntityTagger,
     posts: Sequence[TaggedPost],
     predictions: Mapping[str, Sequence[Prediction]],
     kinds: Sequence[str],

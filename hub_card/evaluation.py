@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForTokenClassification, AutoProcessor
 
 from hub_card.columns import read_pair
 from hub_card.comparison import compare_reports, format_comparison
@@ -52,9 +53,7 @@ from hub_card.scores import (
     score_views,
 )
 from hub_card.signature import Signature
-from modeling_ita.configuration_ita import TagScheme
-from modeling_ita.modeling_ita import ItaForTokenClassification
-from modeling_ita.processing_ita import ItaProcessor
+from modeling_ita import TagScheme
 
 __all__ = [
     "MnerF1",
@@ -206,6 +205,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from dataset_scripts.examples import read_examples
     from dataset_scripts.mner import MnerDataset
     from hub_card.evaluate_model import evaluate_model
+    from hub_card.prediction import looks
     from hub_card.report_page import write_page
 
     corpus = MnerDataset(
@@ -216,11 +216,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     corpus.download_and_prepare()
     dataset = corpus.as_dataset()
     device = options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    model: Any = ItaForTokenClassification.from_pretrained(options.model)
-    model.to(device)
-    processor = ItaProcessor.from_pretrained(options.model)
+    model = AutoModelForTokenClassification.from_pretrained(options.model).to(device)
+    processor = AutoProcessor.from_pretrained(options.model)
+    processor.check_model(model.config)
     given = TagScheme(dataset["train" if "train" in dataset else next(iter(dataset))].features["tags"].feature.names)
-    splits = {name: read_examples(rows, given, model.config.tag_scheme) for name, rows in dataset.items()}
+    scheme = model.config.tag_scheme
+    splits = {name: read_examples(rows, given, scheme, with_images=looks(model)) for name, rows in dataset.items()}
     evaluation = evaluate_model(model, processor, splits, options.batch_size)
     counts = {"corpus": {k: v for k, v in corpus.report.items() if k != "data"}}
     counts["processor"] = evaluation.fields.pop("counts")

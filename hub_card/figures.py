@@ -22,6 +22,8 @@ _LOSSES = {
     "text_loss": ("T: text alone", _BLUE),
     "cross_loss": ("I+T: image and text", _VERMILLION),
     "cva_loss": ("CVA: alignment of the two", _GREEN),
+    "main_loss": ("tags", _VERMILLION),
+    "aux_loss": ("spans (auxiliary)", _GREEN),
 }
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 _LEGEND: dict[str, Any] = {"fontsize": 9, "edgecolor": "none", "framealpha": 0.9}

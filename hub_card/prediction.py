@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +14,24 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from modeling_ita.configuration_ita import Span
-from modeling_ita.modeling_ita import ItaForTokenClassification
-from modeling_ita.processing_ita import ItaProcessor
+from modeling_ita.modeling_ita import EntityTagger
+from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
+from modeling_ita.processing_ita import WordwiseProcessor
 from modeling_ita.visual_context import VisualContext
 
 DECODED_AT_ONCE = 256  # posts
+
+
+class Visual(NamedTuple):
+    """What a model is given of an image beside a post.
+
+    Attributes:
+        context: what the image says.
+        image: the image itself, for a model that looks: whatever its processor takes, None for none.
+    """
+
+    context: VisualContext = VisualContext()
+    image: Any = None
 
 
 class Prediction(NamedTuple):
@@ -27,12 +41,59 @@ class Prediction(NamedTuple):
     entities: dict[Span, list[float]]
 
 
+def looks(model: EntityTagger) -> TypeGuard[MgcmtForTokenClassification]:
+    """Whether a model looks at images itself."""
+    return isinstance(model, MgcmtForTokenClassification) and model.vision is not None
+
+
+@torch.inference_mode()
+def read_images(
+    model: MgcmtForTokenClassification,
+    processor: WordwiseProcessor,
+    images: Sequence[Any],
+    batch_size: int = 32,
+    *,
+    regions: bool = True,
+    progress: str | None = None,
+) -> list[torch.Tensor | None]:
+    """What a model that looks makes of images, so that no image is opened twice; a file that is there twice is shared.
+
+    Args:
+        model: the model.
+        processor: its processor.
+        images: whatever the processor takes, None for none.
+        batch_size: images that the vision encoder sees at once.
+        regions: whether to run the vision encoder; if not, the pixels are made only.
+        progress: the title of a progress bar; None shows none.
+
+    Returns:
+        For every image the features of its regions `(49, region_size)`, or its pixels `(3, height, width)`; None where
+        there is nothing to see.
+    """
+    model.eval()
+    found: dict[Hashable, torch.Tensor | None] = {}
+    keys = [image if isinstance(image, (str, bytes)) else id(image) for image in images]
+    distinct = {key: image for key, image in zip(keys, images, strict=True) if image is not None}
+    bar = tqdm(total=len(distinct), desc=progress, unit="image", disable=None if progress else True, leave=False)
+    order = iter(distinct)
+    while chosen := list(islice(order, batch_size)):
+        tensors = processor.image_tensors([distinct[key] for key in chosen])
+        seen = tensors.get("pixel_values", tensors.get("region_features"))
+        if regions and "pixel_values" in tensors:
+            seen = model.region_features(tensors["pixel_values"].to(model.device)).float().cpu()
+        for number, (key, is_there) in enumerate(zip(chosen, tensors["has_image"].tolist(), strict=True)):
+            found[key] = seen[number].clone() if is_there and seen is not None else None
+        bar.update(len(chosen))
+    bar.close()
+    return [found.get(key) for key in keys]
+
+
 @torch.inference_mode()
 def read_posts(
-    model: ItaForTokenClassification,
-    processor: ItaProcessor,
+    model: EntityTagger,
+    processor: WordwiseProcessor,
     posts: Sequence[Sequence[str]],
-    contexts: Sequence[VisualContext] | None,
+    visuals: Sequence[Visual],
     batch_size: int = 32,
     progress: str | None = None,
 ) -> tuple[list[torch.Tensor], Counter[str]]:
@@ -44,14 +105,11 @@ def read_posts(
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, progress, unit="batch", disable=None if progress else True, leave=False):
         indices = order[start : start + batch_size]
-        batch = processor(
-            [posts[i] for i in indices],
-            None if contexts is None else [contexts[i] for i in indices],
-            views="T" if contexts is None else "I+T",
-            is_split_into_words=True,
-        ).to(model.device)
+        contexts = [visuals[i].context for i in indices]
+        batch = processor.for_prediction([posts[i] for i in indices], contexts, is_split_into_words=True)
+        batch.update(processor.image_tensors([visuals[i].image for i in indices], batch.counts))
         counts += batch.counts
-        found = model(**batch).emissions.float().cpu()
+        found = model(**batch.to(model.device)).emissions.float().cpu()
         for i, row in zip(indices, found, strict=True):
             emissions[i] = row[: len(posts[i])].clone()
     return emissions, counts
@@ -59,7 +117,7 @@ def read_posts(
 
 @torch.inference_mode()
 def decode(
-    model: ItaForTokenClassification, emissions: Sequence[torch.Tensor], temperatures: Sequence[float] = (1.0,)
+    model: EntityTagger, emissions: Sequence[torch.Tensor], temperatures: Sequence[float] = (1.0,)
 ) -> list[Prediction]:
     """The best tags of every post, and its entities with their scores at each temperature."""
     labels = model.config.tag_scheme.labels
@@ -90,13 +148,13 @@ def padded_batches(
 
 def predict_tags(
     accelerator: Accelerator,
-    model: ItaForTokenClassification,
-    processor: ItaProcessor,
+    model: EntityTagger,
+    processor: WordwiseProcessor,
     posts: Sequence[Sequence[str]],
-    contexts: Sequence[VisualContext] | None,
+    visuals: Sequence[Visual],
     batch_size: int,
 ) -> tuple[list[list[str]], Counter[str]]:
-    """The best tags of every post, on view T or, with contexts, on view I+T, by all processes together.
+    """The best tags of every post with what is given of its image, by all processes together.
 
     Returns:
         The tags, and what the processor counted.
@@ -104,13 +162,8 @@ def predict_tags(
     mine = sorted(range(len(posts)), key=lambda i: len(posts[i]))[
         accelerator.process_index :: accelerator.num_processes
     ]
-    emissions, counts = read_posts(
-        model,
-        processor,
-        [posts[i] for i in mine],
-        None if contexts is None else [contexts[i] for i in mine],
-        batch_size,
-    )
+    words, behind = [posts[i] for i in mine], [visuals[i] for i in mine]
+    emissions, counts = read_posts(model, processor, words, behind, batch_size)
     found = [(i, prediction.tags) for i, prediction in zip(mine, decode(model, emissions, ()), strict=True)]
     by_post = dict(gather_object(found))
     return [by_post[i] for i in range(len(posts))], sum(gather_object([counts]), Counter())

@@ -10,7 +10,7 @@ from .captioner import Captioner
 from .configuration_ita import ItaConfig, Span, TagScheme
 from .configuration_mgcmt import MgcmtConfig
 from .crf import LinearChainCRF
-from .data_collator import ItaDataCollator
+from .data_collator import ItaDataCollator, MgcmtDataCollator
 from .modeling_ita import ItaForTokenClassification, ItaOutput
 from .modeling_mgcmt import MgcmtForTokenClassification, MgcmtOutput
 from .object_tagger import AttributeTagger, ObjectTagger
@@ -40,6 +40,7 @@ __all__ = [
     "ItaProcessor",
     "LinearChainCRF",
     "MgcmtConfig",
+    "MgcmtDataCollator",
     "MgcmtForTokenClassification",
     "MgcmtOutput",
     "MgcmtProcessor",

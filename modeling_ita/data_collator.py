@@ -1,4 +1,4 @@
-"""Rows of a data set to batches of ITA, for training with `Trainer` or a loop of one's own."""
+"""Rows of a data set to batches of a model, for training with `Trainer` or a loop of one's own."""
 
 from __future__ import annotations
 
@@ -9,35 +9,24 @@ from typing import Any, Literal
 import torch
 
 from .processing_ita import ItaProcessor
+from .processing_mgcmt import MgcmtProcessor
 from .visual_context import VisualContext
 
 
-class ItaDataCollator:
-    """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`.
+class MnerDataCollator:
+    """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`; each system's has its own layout.
 
     A row is a mapping as `MnerDataset` gives it: `words`; `tags` or `labels`, the tag ids of these words in the
-    model's tag set; and `context`, whatever `VisualContext.from_dict` takes, or None, or no such key. Other keys are
-    ignored. Without tags in any row the batch holds no labels.
+    model's tag set; `context`, whatever `VisualContext.from_dict` takes; and `image`, whatever the processor of a
+    model that looks takes. Context and image may be None or left out. Other keys are ignored. Without tags in any row
+    the batch holds no labels.
 
     `Trainer` drops the columns that `forward` does not name before they get here: give it
     `TrainingArguments(remove_unused_columns=False)`.
-
-    Args:
-        processor: the `ItaProcessor`.
-        views: the views of the batch: `"both"`, to train on, or `"T"` or `"I+T"`, to be evaluated.
-
-    Raises:
-        ValueError: `views` is unknown.
     """
 
-    def __init__(self, processor: ItaProcessor, views: Literal["both", "T", "I+T"] = "both") -> None:
-        if views not in ("both", "T", "I+T"):
-            raise ValueError(f"unknown views {views!r} (expected 'both', 'T' or 'I+T')")
-        self.processor = processor
-        self.views = views
-
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The arguments of `ItaForTokenClassification.forward` for these rows, `word_positions` first.
+        """The arguments of the model's `forward` for these rows, `word_positions` first.
 
         Raises:
             ValueError: a row has no words, tags that are no ids or not one for each word, or an unusable context, or
@@ -55,9 +44,53 @@ class ItaDataCollator:
                 name = f"row {number}" + (f" (id {row['id']!r})" if "id" in row else "")
                 raise ValueError(f"{name}: {error}") from None
         tags = [row for row in labels if row is not None]
-        batch = self.processor(posts, contexts, views=self.views, is_split_into_words=True, labels=tags or None)
+        batch = self._batch(posts, contexts, [row.get("image") for row in features], tags or None)
         # Trainer counts the rows of the first tensor as posts, and a long post has several rows in the others.
         return {name: batch[name] for name in dict.fromkeys(["word_positions", *batch])}
+
+    def _batch(
+        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+    ) -> Mapping[str, torch.Tensor]:
+        raise NotImplementedError
+
+
+class ItaDataCollator(MnerDataCollator):
+    """Batches of ITA, to which an image is its context.
+
+    Args:
+        processor: the `ItaProcessor`.
+        views: the views of the batch: `"both"`, to train on, or `"T"` or `"I+T"`, to be evaluated.
+
+    Raises:
+        ValueError: `views` is unknown.
+    """
+
+    def __init__(self, processor: ItaProcessor, views: Literal["both", "T", "I+T"] = "both") -> None:
+        if views not in ("both", "T", "I+T"):
+            raise ValueError(f"unknown views {views!r} (expected 'both', 'T' or 'I+T')")
+        self.processor = processor
+        self.views = views
+
+    def _batch(
+        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+    ) -> Mapping[str, torch.Tensor]:
+        return self.processor(posts, contexts, views=self.views, is_split_into_words=True, labels=labels)
+
+
+class MgcmtDataCollator(MnerDataCollator):
+    """Batches of MGCMT: an image, or what was made of it before, and the objects that its context names.
+
+    Args:
+        processor: the `MgcmtProcessor`.
+    """
+
+    def __init__(self, processor: MgcmtProcessor) -> None:
+        self.processor = processor
+
+    def _batch(
+        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+    ) -> Mapping[str, torch.Tensor]:
+        return self.processor(posts, contexts, images, is_split_into_words=True, labels=labels)
 
 
 def _row_words(row: Mapping[str, Any]) -> list[str]:

@@ -64,32 +64,11 @@ class _View(NamedTuple):
     token_type_ids: torch.Tensor | None  # (R, L)
 
 
-class ItaForTokenClassification(EntityDecoding, PreTrainedModel):
-    """ITA (Wang et al., NAACL 2022): first pieces of the post's words → tags, through a linear-chain CRF.
+class EntityTagger(EntityDecoding, PreTrainedModel):
+    """What the models of all systems share: a text encoder below, a CRF on top, and checkpoints that are complete."""
 
-    The visual context takes part in the encoder only; the CRF sees the words of the post, the same in both views.
-    """
-
-    config: ItaConfig
-    config_class = ItaConfig
-    base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
-    # The encoder answers for itself which attention it has; nothing outside it attends.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = ["crf"]
-    _keep_in_fp32_modules = ["classifier", "crf"]  # quantizers leave these alone; float16 leaves them in float32
-
-    def __init__(self, config: ItaConfig) -> None:
-        super().__init__(config)
-        self.encoder = without_pooler(AutoModel.from_config(config.text_config))
-        scheme = config.tag_scheme
-        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
-        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
-        self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
-        self.post_init()
+    encoder: PreTrainedModel
+    new_model = ""  # the class method that starts a new model from an encoder
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -107,10 +86,55 @@ class ItaForTokenClassification(EntityDecoding, PreTrainedModel):
             missing = sorted(found["missing_keys"])
             raise ValueError(
                 f"{name_or_path} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: it is no "
-                "checkpoint of this model, or one of another format. ItaForTokenClassification.from_text_encoder("
+                f"checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
                 f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
             )
         return (model, found) if output_loading_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding of pieces."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the text encoder's embedding of pieces."""
+        self.encoder.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearChainCRF):
+            for scores in module.parameters():
+                init.uniform_(scores, -0.1, 0.1)
+        else:
+            super()._init_weights(module)
+
+
+class ItaForTokenClassification(EntityTagger):
+    """ITA (Wang et al., NAACL 2022): first pieces of the post's words → tags, through a linear-chain CRF.
+
+    The visual context takes part in the encoder only; the CRF sees the words of the post, the same in both views.
+    """
+
+    config: ItaConfig
+    config_class = ItaConfig
+    base_model_prefix = "encoder"
+    new_model = "from_text_encoder"
+    supports_gradient_checkpointing = True
+    # The encoder answers for itself which attention it has; nothing outside it attends.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["crf"]
+    _keep_in_fp32_modules = ["classifier", "crf"]  # quantizers leave these alone; float16 leaves them in float32
+
+    def __init__(self, config: ItaConfig) -> None:
+        super().__init__(config)
+        self.encoder = without_pooler(AutoModel.from_config(config.text_config))
+        scheme = config.tag_scheme
+        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
+        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
+        self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
+        self.post_init()
 
     @classmethod
     def from_text_encoder(
@@ -155,22 +179,6 @@ class ItaForTokenClassification(EntityDecoding, PreTrainedModel):
         )
         model.encoder.load_state_dict(without_pooler(encoder).state_dict())
         return model
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The encoder's embedding of pieces."""
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the encoder's embedding of pieces."""
-        self.encoder.set_input_embeddings(value)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LinearChainCRF):
-            for scores in module.parameters():
-                init.uniform_(scores, -0.1, 0.1)
-        else:
-            super()._init_weights(module)
 
     @can_return_tuple
     def forward(

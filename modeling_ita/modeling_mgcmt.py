@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_ita import OUTSIDE, TagScheme
 from .configuration_mgcmt import MgcmtConfig
-from .crf import EntityDecoding, LinearChainCRF
-from .modeling_ita import first_pieces, without_pooler
+from .crf import LinearChainCRF
+from .modeling_ita import EntityTagger, first_pieces, without_pooler
 
 PADDING_OBJECT = 0  # the class of an object that is none
 SPANS = TagScheme(["O", "B-SPAN", "I-SPAN"])  # the auxiliary tags (§3)
@@ -173,12 +174,13 @@ class ObjectStream(nn.Module):
         return _gated(self.gate, self.txt2obj_v2(text, told, mask), seen)
 
 
-class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
+class MgcmtForTokenClassification(EntityTagger):
     """MGCMT (Liu et al., 2022): text stream, regions and objects, fused at every piece; a CRF over the words."""
 
     config: MgcmtConfig
     config_class = MgcmtConfig
     base_model_prefix = "encoder"
+    new_model = "from_encoders"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = ["classifier", "crf", "aux_classifier", "aux_crf"]
@@ -209,13 +211,50 @@ class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
         self.aux_crf = LinearChainCRF(len(SPANS))
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The text encoder's embedding of pieces."""
-        return self.encoder.get_input_embeddings()
+    @classmethod
+    def from_encoders(
+        cls,
+        text_encoder: str,
+        labels: Sequence[str],
+        vision_encoder: str | PreTrainedConfig | None = None,
+        *,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        **config: Any,
+    ) -> MgcmtForTokenClassification:
+        """Starts from a pretrained text encoder and, if there is one, a vision encoder; all above them is new.
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the text encoder's embedding of pieces."""
-        self.encoder.set_input_embeddings(value)
+        Args:
+            text_encoder: a Hub id or a folder, as `AutoModel.from_pretrained` takes it.
+            labels: the tag set, `["O", "B-PER", "I-PER", …]`.
+            vision_encoder: likewise; or a configuration, of which a new one is made that knows nothing yet and wants
+                `train_vision=True`; or None, for a model that takes region features or sees no image.
+            dtype: type of the weights.
+            attn_implementation: `"sdpa"`, `"eager"`, …; default: the text encoder's own.
+            **config: fields of `MgcmtConfig`.
+
+        Raises:
+            OSError: there is no such encoder.
+            ValueError: `labels` is no BIO or BIOES tag set, or a field of the configuration is out of range.
+        """
+        text = AutoModel.from_pretrained(text_encoder, dtype=dtype, attn_implementation=attn_implementation)
+        vision: Any = None
+        if isinstance(vision_encoder, str):
+            vision = AutoModel.from_pretrained(vision_encoder, dtype=dtype, attn_implementation="eager")
+        vision_config: Any = vision_encoder if vision is None else vision.config
+        configs = {"text_config": text.config, "vision_config": vision_config}
+        settings = {name: made.to_dict() for name, made in configs.items() if made is not None}
+        for made in settings.values():
+            made.pop("_name_or_path", None)  # may be a folder of this machine
+        id2label = dict(enumerate(TagScheme(labels).labels))
+        model = cls._from_config(
+            MgcmtConfig(id2label=id2label, dtype=text.dtype, **settings, **config),
+            attn_implementation=text.config._attn_implementation,
+        )
+        model.encoder.load_state_dict(without_pooler(text).state_dict())
+        if vision is not None and model.vision is not None:
+            model.vision.load_state_dict(vision.state_dict())
+        return model
 
     def train(self, mode: bool = True) -> MgcmtForTokenClassification:
         """As everywhere; a vision encoder that is not trained stays in evaluation mode, statistics and all."""
@@ -226,10 +265,7 @@ class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LinearChainCRF):
-            for scores in module.parameters():
-                init.uniform_(scores, -0.1, 0.1)
-        elif isinstance(module, RegionProjection):
+        if isinstance(module, RegionProjection):
             init.normal_(module.weight, std=0.02)
             init.normal_(module.bias, std=0.02)
         else:
@@ -336,6 +372,18 @@ class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
         spread[rows[is_word], positions[is_word]] = augmentation[is_word]
         return spread
 
+    def region_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the vision encoder sees of images, `(B, 3, height, width)`: `(B, regions, region_size)`.
+
+        Raises:
+            ValueError: the model has no vision encoder.
+        """
+        if self.vision is None:
+            raise ValueError("pixel_values were given to a model without a vision encoder: give region_features")
+        with torch.set_grad_enabled(self.config.train_vision and torch.is_grad_enabled()):
+            channels = self.vision(pixel_values.to(self.vision.dtype)).last_hidden_state  # (B, size, rows, columns)
+        return channels.flatten(2).transpose(1, 2)
+
     def _regions(
         self,
         pixel_values: torch.Tensor | None,
@@ -345,18 +393,18 @@ class MgcmtForTokenClassification(EntityDecoding, PreTrainedModel):
         hidden: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The regions of every post's image, `(B, 49, region_size)`, and whether it has one, `(B,)`."""
-        if region_features is None and pixel_values is None:
-            empty = hidden.new_zeros(posts, self.config.num_regions, self.config.region_size)  # type: ignore[arg-type]
-            return empty, torch.zeros(posts, dtype=torch.bool, device=hidden.device)
-        if region_features is None:
-            if self.vision is None:
-                raise ValueError("pixel_values were given to a model without a vision encoder: give region_features")
-            with torch.set_grad_enabled(self.config.train_vision and torch.is_grad_enabled()):
-                channels = self.vision(pixel_values.to(hidden.dtype)).last_hidden_state  # type: ignore[union-attr]
-            region_features = channels.flatten(2).transpose(1, 2)  # (B, 49, region_size)
+        given = region_features if pixel_values is None else pixel_values
         if has_image is None:
-            has_image = torch.ones(posts, dtype=torch.bool, device=hidden.device)
-        return region_features.to(hidden.dtype), has_image.bool()
+            has_image = torch.full((posts,), given is not None, device=hidden.device)
+        has_image = has_image.bool()
+        size = (posts, self.config.num_regions, cast(int, self.config.region_size))
+        if region_features is not None:
+            return region_features.to(hidden.dtype), has_image
+        if pixel_values is None or not has_image.any():
+            return hidden.new_zeros(size), has_image
+        # What stands in the place of a missing image is not shown to the encoder, whose statistics it would become.
+        seen = self.region_features(pixel_values[has_image]).to(hidden.dtype)
+        return hidden.new_zeros((posts, *seen.shape[1:])).index_put((has_image,), seen), has_image
 
     def _scores(self, classifier: nn.Linear, words: torch.Tensor) -> torch.Tensor:
         return classifier(words.to(classifier.weight.dtype)).float()

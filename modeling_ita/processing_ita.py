@@ -83,6 +83,8 @@ class WordwiseProcessor(ProcessorMixin):
         ValueError: the tokenizer lacks a separator or an unknown token, or a length is out of range.
     """
 
+    context_kinds: Sequence[str]
+
     def __init__(
         self, *parts: Any, max_length: int | None, window_overlap: int, context_builder: dict[str, Any] | None
     ) -> None:
@@ -115,6 +117,16 @@ class WordwiseProcessor(ProcessorMixin):
 
     def check_model(self, config: Any) -> None:
         """Refuses the settings of a model that does not take what is made here; ITA's takes it always."""
+
+    def for_prediction(
+        self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
+    ) -> ItaBatch:
+        """The batch of these posts in the one view that says most about them."""
+        raise NotImplementedError
+
+    def image_tensors(self, images: Sequence[Any], counts: Counter[str] | None = None) -> dict[str, torch.Tensor]:
+        """What a model that looks at the images themselves is given of them; others are given nothing."""
+        return {}
 
     def _read(self, posts: Any, is_split_into_words: bool) -> tuple[list[str], list[list[Word]], Counter[str]]:
         """The posts as strings, their words, and how many there are."""
@@ -286,7 +298,7 @@ class ItaProcessor(WordwiseProcessor):
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
     ) -> ItaBatch:
-        """The batch that says most about these posts in one view: I+T, or T if none has a context."""
+        """The batch of these posts in view I+T, or in T if none has a context."""
         views: Literal["T", "I+T"] = "I+T" if any(contexts) else "T"
         return self(posts, contexts, views=views, is_split_into_words=is_split_into_words)
 

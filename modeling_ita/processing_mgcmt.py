@@ -52,7 +52,8 @@ class MgcmtProcessor(WordwiseProcessor):
         tokenizer: the text encoder's.
         image_processor: the vision encoder's, in its PIL variant, so that pixels are the same with and without
             torchvision: `AutoImageProcessor.from_pretrained(…, backend="pil")`.
-        object_labels: the classes of objects that the model knows; the first one has the id 1, 0 is padding.
+        object_labels: the classes of objects that the model knows; the first one has the id 1, 0 is padding. None: no
+            object takes part.
         num_objects: K, at most so many objects of an image take part, the first ones of its `object_tags`.
         word_neighbours: the table that augments words. None: no word is augmented.
         augmentation: what of a word's neighbours the model gets: their weighted `"mean"`, or the `"vectors"`
@@ -66,8 +67,6 @@ class MgcmtProcessor(WordwiseProcessor):
         ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, an object label is
             empty or stands twice, or the image processor needs torchvision.
     """
-
-    context_kinds = (OBJECT_TAGS,)
 
     def __init__(
         self,
@@ -106,6 +105,11 @@ class MgcmtProcessor(WordwiseProcessor):
             raise ValueError(f"an object label is empty or stands twice in {self.object_labels}")
 
     @property
+    def context_kinds(self) -> Sequence[str]:  # type: ignore[override]
+        """The kinds of context that take part: the objects, if the model knows any class of them."""
+        return [OBJECT_TAGS] if self.object_labels else []
+
+    @property
     def model_input_names(self) -> list[str]:
         """The tensors of a batch that holds all there can be."""
         text = ["input_ids", "attention_mask", "word_positions", "word_rows", "row_posts", "augmentation"]
@@ -115,9 +119,8 @@ class MgcmtProcessor(WordwiseProcessor):
         self,
         posts: str | Sequence[str] | Sequence[Sequence[str]],
         contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
-        images: Sequence[ImageSource | None] | ImageSource | None = None,
+        images: Sequence[ImageSource | torch.Tensor | None] | ImageSource | torch.Tensor | None = None,
         *,
-        region_features: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
         is_split_into_words: bool = False,
         labels: Sequence[Sequence[int]] | None = None,
     ) -> MgcmtBatch:
@@ -128,9 +131,9 @@ class MgcmtProcessor(WordwiseProcessor):
             contexts: the visual context of every post, `VisualContext` or a mapping that `VisualContext.from_dict`
                 takes, None where there is none. Its `object_tags` take part, most confident first; attributes before
                 the class ("red car") are left out.
-            images: the image of every post: a path, the bytes of a file, or a PIL image; None where there is none.
-            region_features: in place of images, the features of every image's regions, each `(regions, region_size)`;
-                None where there is none. They are taken as they are.
+            images: the image of every post, None where there is none: a path, a file's bytes, a PIL image, or what was
+                made of one before and is taken as it is, its pixels `(3, height, width)` as `image_tensors` gives them
+                or the features of its regions `(regions, region_size)`. A tensor is those of all posts.
             is_split_into_words: whether the posts are split already.
             labels: the tag ids of every post's words.
 
@@ -143,15 +146,12 @@ class MgcmtProcessor(WordwiseProcessor):
 
         Raises:
             ValueError: what is given is not one for each post, a post's words and labels are not of one number, an
-                image is a URL, region features differ in size, or both images and region features are given.
+                image is a URL, or the images' tensors are not of one form and size.
             TypeError: a post is not a string (or not a list of strings), or an image is none.
         """
         texts, words, counts = self._read(posts, is_split_into_words)
         given = one_each(contexts, len(texts), "contexts", (VisualContext, Mapping))
         pictures = one_each(images, len(texts), "images", (str, os.PathLike, bytes, Image.Image))
-        regions = one_each(region_features, len(texts), "region_features", ())
-        if images is not None and region_features is not None:
-            raise ValueError("images and region_features are given (expected one of them)")
         rows, positions, word_rows, owners = self._post_rows(self._pieces_of(words, counts), counts)
         is_windowed = len(rows) > len(texts)
         data = self._view(rows) | self._word_places(positions, word_rows if is_windowed else None)
@@ -160,7 +160,7 @@ class MgcmtProcessor(WordwiseProcessor):
         if self.word_neighbours is not None:
             data["augmentation"] = self._augmentation(self.word_neighbours, words, counts)
         data["object_ids"] = self._objects(given, counts)
-        data |= self.image_tensors(pictures, counts) if region_features is None else _region_tensors(regions)
+        data |= self.image_tensors(pictures, counts)
         data |= self._labels(labels, words)
         return MgcmtBatch(data, texts, words, counts)
 
@@ -171,23 +171,36 @@ class MgcmtProcessor(WordwiseProcessor):
         return self(posts, contexts, is_split_into_words=is_split_into_words)
 
     def image_tensors(
-        self, images: Sequence[ImageSource | None], counts: Counter[str] | None = None
+        self, images: Sequence[ImageSource | torch.Tensor | None], counts: Counter[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """`has_image` `(B,)`, and `pixel_values` `(B, 3, height, width)` if there is anything to see.
+        """`has_image` `(B,)` and, if there is anything to see, `pixel_values` `(B, 3, height, width)`.
 
-        One image is open at a time.
+        One image is open at a time. Of images that were region features already it is `region_features`
+        `(B, regions, region_size)` instead.
 
         Args:
-            images: one for each post, None where there is none.
+            images: one for each post as in a call, None where there is none.
             counts: where the images are counted, as in a batch.
 
         Raises:
-            ValueError: an image is a URL, or the image processor gives images of different sizes.
-            TypeError: an image is neither a path nor bytes nor a PIL image.
+            ValueError: an image is a URL, or the images' tensors are not of one form and size.
+            TypeError: an image is neither a path nor bytes nor a PIL image nor a tensor.
         """
         counts = Counter() if counts is None else counts
-        pixels = [None if image is None else self._pixels(image, post, counts) for post, image in enumerate(images)]
-        return _present("pixel_values", pixels, "the image processor must crop (do_center_crop, crop_size)")
+        each = [None if image is None else self._tensor(image, post, counts) for post, image in enumerate(images)]
+        data = {"has_image": torch.tensor([one is not None for one in each], dtype=torch.bool)}
+        shapes = {tuple(one.shape) for one in each if one is not None}
+        if len(shapes) > 1:
+            sizes = " and ".join(map(str, sorted(shapes, key=str)))
+            raise ValueError(
+                f"the images have the sizes {sizes}: the image processor must crop (do_center_crop, crop_size), and "
+                "region features are of as many regions in every image"
+            )
+        for shape in shapes:
+            nothing = torch.zeros(shape)
+            name = "pixel_values" if len(shape) == 3 else "region_features"
+            data[name] = torch.stack([nothing if one is None else one for one in each])
+        return data
 
     def check_model(self, config: Any) -> None:
         """Refuses the settings of a model that does not take what is made here.
@@ -245,8 +258,16 @@ class MgcmtProcessor(WordwiseProcessor):
         endings = (" ".join(words[start:]) for start in range(len(words)))
         return next((self._object_ids[ending] for ending in endings if ending in self._object_ids), None)
 
-    def _pixels(self, source: ImageSource, post: int, counts: Counter[str]) -> torch.Tensor | None:
+    def _tensor(self, source: ImageSource | torch.Tensor, post: int, counts: Counter[str]) -> torch.Tensor | None:
         """An image as the vision encoder takes it, `(3, height, width)`; None if there is nothing to see."""
+        if isinstance(source, torch.Tensor):
+            if source.dim() not in (2, 3):
+                raise ValueError(
+                    f"post {post}: its image is a tensor {tuple(source.shape)} (expected pixels (3, height, width) or "
+                    "region features (regions, region_size))"
+                )
+            counts["images"] += 1
+            return source.float()
         try:
             picture = open_image(source)
         except UnreadableImage as error:
@@ -292,26 +313,3 @@ class MgcmtProcessor(WordwiseProcessor):
 
 def _folded(label: str) -> str:
     return " ".join(label.lower().split())
-
-
-def _region_tensors(regions: Sequence[Any]) -> dict[str, torch.Tensor]:
-    given = [None if features is None else torch.as_tensor(features, dtype=torch.float32) for features in regions]
-    for post, features in enumerate(given):
-        if features is not None and features.dim() != 2:
-            raise ValueError(
-                f"post {post}: its region_features are {tuple(features.shape)} (expected (regions, region_size))"
-            )
-    return _present("region_features", given, "every image has the same number of regions")
-
-
-def _present(name: str, each: Sequence[torch.Tensor | None], expected: str) -> dict[str, torch.Tensor]:
-    """What there is of every post's image, stacked, and which posts have one."""
-    has_image = torch.tensor([one is not None for one in each], dtype=torch.bool)
-    shapes = {tuple(one.shape) for one in each if one is not None}
-    if len(shapes) > 1:
-        raise ValueError(f"{name} have the sizes {' and '.join(map(str, sorted(shapes)))}: {expected}")
-    if not shapes:
-        return {"has_image": has_image}
-    (shape,) = shapes
-    nothing = torch.zeros(shape)
-    return {name: torch.stack([nothing if one is None else one for one in each]), "has_image": has_image}

@@ -75,6 +75,7 @@ class Post:
     words: list[str]
     tags: list[int]
     context: VisualContext
+    image: Any = None
 
 
 Maker = Callable[..., ModelCard]
@@ -115,7 +116,7 @@ def report(tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor) 
         data={"/home/someone/test.txt": {"sha256": SHA256, "known_as": "sample_posts test"}},
         command="python train.py --output_dir /home/someone/run",
         history={"evaluations": [{"epoch": 1, "T": 0.2, "I+T": 0.3, "best": True}], "steps": []},
-        config={"model": {}, **{key: value for part in arguments for key, value in asdict(part).items()}},
+        config={key: value for part in arguments for key, value in asdict(part).items()} | {"model": {}},
         config_defaults={
             key: value for part in train.parse_arguments(["--output_dir", ""]) for key, value in asdict(part).items()
         },
@@ -399,7 +400,12 @@ def test_the_training_configuration_can_be_run_again(written: Path, report: dict
     again = {key: value for part in arguments for key, value in asdict(part).items()}
     expected = {key: value for key, value in report["config"].items() if key != "model"}
     expected |= {"push_to_hub": False, "hub_model_id": None}  # who repeats a run does not overwrite a model
-    expected |= {"output_dir": "again", "encoder": "bert", "context_files": ["contexts.jsonl", "other.parquet"]}
+    expected |= {
+        "model": "ita",
+        "output_dir": "again",
+        "encoder": "bert",
+        "context_files": ["contexts.jsonl", "other.parquet"],
+    }
     assert again == expected
     assert "| `learning_rate` | 3e-05 | 0.0001 |" in card and "| `seed` | 7 | 1 |" in card
     assert "`batch_size`" not in card
@@ -458,7 +464,7 @@ def test_a_report_of_an_older_version_gives_a_shorter_card(make: Maker, report: 
 
 
 def test_a_run_with_the_defaults_says_so(make: Maker, report: dict[str, Any]) -> None:
-    card = make(report=report | {"config": {"model": {}, **report["config_defaults"], "output_dir": "x"}})
+    card = make(report=report | {"config": {**report["config_defaults"], "model": {}, "output_dir": "x"}})
     assert "All settings are the defaults." in card.text
     card = make(report={key: value for key, value in report.items() if key != "config_defaults"})
     assert "differs from the defaults" not in card.text and "settings are the defaults" not in card.text

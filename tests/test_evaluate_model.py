@@ -13,14 +13,14 @@ from seqeval.metrics import f1_score
 from hub_card import evaluation
 from hub_card.evaluate_model import (
     VIEWS,
-    contexts_of_view,
     evaluate_model,
     fit_score_temperature,
-    shuffled_contexts,
+    shuffled,
+    visuals_of_view,
     without_kind,
 )
 from hub_card.export import export_model
-from hub_card.prediction import decode, read_posts
+from hub_card.prediction import Visual, decode, read_posts
 from modeling_ita import ItaForTokenClassification, ItaProcessor
 from modeling_ita.visual_context import VisualContext
 
@@ -40,6 +40,7 @@ class Post:
     words: list[str]
     tags: list[int]
     context: VisualContext
+    image: Any = None
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_every_view_and_ablation_is_scored(
     assert tuple(scores) == VIEWS and evaluation.temperature == 1.0
     gold = [tags for _, tags, _ in POSTS]
     for view in VIEWS:
-        behind = contexts_of_view(view, [post.context for post in posts])
-        emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], behind)
+        given = visuals_of_view(view, [Visual(post.context) for post in posts])
+        emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], given)
         tags = [prediction.tags for prediction in decode(tiny_model, emissions)]
         assert scores[view]["lenient"]["f1"] == pytest.approx(f1_score(gold, tags))
     assert scores["blank_image"] == scores["T"]  # nothing stands behind the posts
@@ -88,7 +89,9 @@ def test_an_ablation_is_the_view_without_the_kind(
     tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, posts: list[Post]
 ) -> None:
     whole = evaluate_model(tiny_model, tiny_processor, {"test": posts})
-    reduced = [Post(post.id, post.words, post.tags, without_kind(post.context, "ocr")) for post in posts]
+    reduced = [
+        Post(post.id, post.words, post.tags, without_kind(Visual(post.context), "ocr").context) for post in posts
+    ]
     again = evaluate_model(tiny_model, tiny_processor, {"test": reduced})
     assert whole.fields["ablation"]["test"]["ocr"] == again.fields["scores"]["test"]["I+T"]
     assert "ocr" not in again.fields["ablation"]["test"]
@@ -97,7 +100,7 @@ def test_an_ablation_is_the_view_without_the_kind(
 def test_the_temperature_makes_the_gold_tags_most_likely(
     tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, posts: list[Post]
 ) -> None:
-    emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], None)
+    emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], [Visual()] * len(posts))
     found = fit_score_temperature(tiny_model, emissions, [post.tags for post in posts])
 
     def nll(temperature: float) -> float:
@@ -121,7 +124,7 @@ def test_the_temperature_makes_the_gold_tags_most_likely(
 def test_scores_at_a_temperature_are_those_of_a_scaled_model(
     tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, posts: list[Post]
 ) -> None:
-    emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], None)
+    emissions, _ = read_posts(tiny_model, tiny_processor, [post.words for post in posts], [Visual()] * len(posts))
     scaled = copy.deepcopy(tiny_model)
     with torch.no_grad():
         for scores in scaled.crf.parameters():
@@ -144,12 +147,12 @@ def test_scores_at_a_temperature_are_those_of_a_scaled_model(
 
 
 def test_wrong_images_are_those_of_other_posts() -> None:
-    contexts = [VisualContext({"captions": [str(n)]}) for n in range(20)]
-    shuffled = shuffled_contexts(contexts, seed=0)
-    assert sorted(c.captions[0] for c in shuffled) == sorted(c.captions[0] for c in contexts)
-    assert all(a != b for a, b in zip(shuffled, contexts, strict=True))
+    visuals = [Visual(VisualContext({"captions": [str(n)]}), f"{n}.png") for n in range(20)]
+    others = shuffled(visuals, seed=0)
+    assert sorted(v.image for v in others) == sorted(v.image for v in visuals)
+    assert all(a != b and f"{a.context.captions[0]}.png" == a.image for a, b in zip(others, visuals, strict=True))
     with pytest.raises(ValueError, match="unknown view 'I'"):
-        contexts_of_view("I", contexts)
+        visuals_of_view("I", visuals)
 
 
 def test_the_command_writes_report_and_page(

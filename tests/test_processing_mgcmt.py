@@ -187,12 +187,19 @@ def test_images_that_show_nothing_are_masked_and_counted(processor: MgcmtProcess
 
 def test_region_features_are_taken_as_they_are(processor: MgcmtProcessor, model: MgcmtForTokenClassification) -> None:
     features = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(0))
-    batch = processor(["a", "Paris"], region_features=features)
+    batch = processor(["a", "Paris"], images=features)
     assert torch.equal(batch["region_features"], features) and batch["has_image"].all()
-    batch = processor(["a", "Paris"], region_features=[None, features[1]])
+    batch = processor(["a", "Paris"], images=[None, features[1]])
     assert torch.equal(batch["region_features"][1], features[1]) and batch["has_image"].tolist() == [False, True]
     assert model(**batch).logits.isfinite().all()
-    assert "region_features" not in processor(["a"], region_features=[None])
+    assert "region_features" not in processor(["a"], images=[None])
+
+
+def test_pixels_made_before_stand_for_the_image(processor: MgcmtProcessor) -> None:
+    pixels = processor.image_tensors([picture()])["pixel_values"]
+    batch = processor(["a", "Paris"], images=[None, pixels[0]])
+    assert torch.equal(batch["pixel_values"][1], pixels[0]) and batch["has_image"].tolist() == [False, True]
+    assert batch.counts["images"] == 1
 
 
 def test_a_batch_equals_its_posts_one_by_one(tiny_encoder: str, model: MgcmtForTokenClassification) -> None:
@@ -269,15 +276,18 @@ def test_a_lost_table_is_an_error_and_none_is_none(
     [
         ({"posts": ["a", "b"], "contexts": [None]}, ValueError, "2 posts but 1 contexts"),
         ({"posts": ["a", "b"], "images": [None]}, ValueError, "2 posts but 1 images"),
-        ({"posts": ["a", "b"], "region_features": [None]}, ValueError, "2 posts but 1 region_features"),
-        ({"posts": ["a"], "images": [None], "region_features": [None]}, ValueError, "expected one of them"),
         ({"posts": ["a", "b"], "images": [None, "https://example.org/a.png"]}, ValueError, "post 1: .*is a URL"),
         ({"posts": ["a", "b"], "images": [None, 3]}, TypeError, "post 1: .*got int"),
-        ({"posts": ["a"], "region_features": [torch.zeros(4)]}, ValueError, r"post 0: its region_features are \(4,\)"),
+        ({"posts": ["a"], "images": [torch.zeros(4)]}, ValueError, r"post 0: its image is a tensor \(4,\)"),
         (
-            {"posts": ["a", "b"], "region_features": [torch.zeros(4, 2), torch.zeros(3, 2)]},
+            {"posts": ["a", "b"], "images": [torch.zeros(4, 2), torch.zeros(3, 2)]},
             ValueError,
             r"sizes \(3, 2\) and \(4, 2\)",
+        ),
+        (
+            {"posts": ["a", "b"], "images": [torch.zeros(4, 2), torch.zeros(3, 32, 32)]},
+            ValueError,
+            r"sizes \(3, 32, 32\) and \(4, 2\)",
         ),
         ({"posts": ["a b"], "labels": [[0]]}, ValueError, "post 0 has 2 words but 1 labels"),
         ({"posts": ["a", 3]}, TypeError, "post 1 is a int"),
@@ -293,7 +303,7 @@ def test_bad_input_is_refused_by_name(
 def test_images_of_different_sizes_are_refused(tiny_encoder: str) -> None:
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False)
     processor = MgcmtProcessor(BertTokenizer.from_pretrained(tiny_encoder), images)
-    with pytest.raises(ValueError, match=r"pixel_values have the sizes .*must crop \(do_center_crop"):
+    with pytest.raises(ValueError, match=r"the images have the sizes .*must crop \(do_center_crop"):
         processor(["a", "b"], images=[picture(), picture(1, (40, 60))])
 
 

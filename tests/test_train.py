@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train
+from dataset_scripts.packaged_encoder import MINILM, encoder_folder
 
 ROOT = Path(train.__file__).parent
 NAMES = ["Phoenix", "Paris", "London", "Chicago"]
@@ -210,15 +211,15 @@ def test_a_yaml_file_gives_arguments_and_flags_override_it(tmp_path: Path) -> No
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_settings_file_is_read(file: Path) -> None:
     _, model, _ = train.parse_arguments([str(file), "--output_dir", "x"])
-    assert model.encoder == train.MINILM
+    assert model.encoder == MINILM
 
 
 def test_the_packaged_encoder_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train.encoder_folder("some/name") == "some/name"
-    assert (Path(train.encoder_folder(train.MINILM)) / "model.safetensors").is_file()
-    monkeypatch.setattr(train, "MINILM_SHA256", "0" * 64)
+    assert encoder_folder("some/name") == "some/name"
+    assert (Path(encoder_folder(MINILM)) / "model.safetensors").is_file()
+    monkeypatch.setattr("dataset_scripts.packaged_encoder.MINILM_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="sha256"):
-        train.encoder_folder(train.MINILM)
+        encoder_folder(MINILM)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install"):
-        train.encoder_folder(train.MINILM)
+        encoder_folder(MINILM)
