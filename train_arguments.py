@@ -108,7 +108,9 @@ class MgcmtArguments(ModelArguments):
         default="microsoft/resnet-152",
         metadata={"help": f"what sees the regions: a Hub id, a folder, or {FROM_SCRATCH} (a small ResNet)"},
     )
-    train_vision: bool = field(default=False, metadata={"help": "whether it is trained along, or frozen"})
+    train_vision: bool = field(
+        default=False, metadata={"help": "whether it is trained along, or frozen (needs regions)"}
+    )
     num_objects: int = field(default=5, metadata={"help": "at most so many objects of an image, the first ones"})
     aug_fusion: Literal["add", "gate", "attention", "none"] = field(
         default="add", metadata={"help": "how a word's nearest neighbours enter"}
@@ -205,8 +207,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     data, model, optimization = make_parser(flags).parse_args_into_dataclasses(flags)
     if isinstance(model, ItaArguments) and model.views != "both":
         model.cva = False
-    if isinstance(model, MgcmtArguments) and model.vision_encoder == FROM_SCRATCH and not model.train_vision:
-        raise SystemExit(f"--vision_encoder {FROM_SCRATCH} knows nothing yet: it needs --train_vision true")
+    if isinstance(model, MgcmtArguments):
+        model.train_vision = model.train_vision and model.sees_regions
+        if model.sees_regions and model.vision_encoder == FROM_SCRATCH and not model.train_vision:
+            raise SystemExit(f"--vision_encoder {FROM_SCRATCH} knows nothing yet: it needs --train_vision true")
     if optimization.push_to_hub and not optimization.hub_model_id:
         raise SystemExit("--push_to_hub needs --hub_model_id you/name")
     if optimization.max_steps is not None and optimization.max_steps < 1:

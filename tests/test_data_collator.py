@@ -9,9 +9,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
+from transformers import BertTokenizer, ConvNextImageProcessorPil
 
-from modeling_ita import ItaDataCollator, ItaForTokenClassification, ItaProcessor, VisualContext
+from modeling_ita import (
+    ItaDataCollator,
+    ItaForTokenClassification,
+    ItaProcessor,
+    MgcmtDataCollator,
+    MgcmtProcessor,
+    VisualContext,
+)
 
 WORDS = [["Phoenix", "Suns", "tonight"], ["Obama", "in", "Paris", "😀"], ["the", "dog"]]
 TAGS = [[1, 2, 0], [3, 0, 1, 0], [0, 0]]
@@ -42,6 +51,20 @@ def test_it_equals_the_processors_own_call(tiny_processor: ItaProcessor, views: 
     arrays = [np.array(tags) for tags in TAGS], [torch.tensor(tags) for tags in TAGS]
     for tags in arrays:
         assert_same(collate(rows(words=WORDS, tags=tags, context=CONTEXTS)), expected)
+
+
+def test_a_model_that_looks_gets_the_images_too(tiny_encoder: str) -> None:
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 16})
+    processor = MgcmtProcessor(BertTokenizer.from_pretrained(tiny_encoder), images, ["car", "dog"])
+    picture = Image.effect_noise((40, 30), 80).convert("RGB")
+    given = [None, picture, processor.image_tensors([picture])["pixel_values"][0]]
+    batch = MgcmtDataCollator(processor)(rows(words=WORDS, tags=TAGS, context=CONTEXTS, image=given))
+    assert_same(batch, processor(WORDS, CONTEXTS, given, is_split_into_words=True, labels=TAGS))
+    assert batch["has_image"].tolist() == [False, True, True]
+    assert torch.equal(batch["pixel_values"][1], batch["pixel_values"][2])
+    assert batch["object_ids"][2].tolist() == [1, 0, 0, 0, 0]
+    without = MgcmtDataCollator(processor)(rows(words=WORDS))
+    assert "pixel_values" not in without and "labels" not in without and not without["has_image"].any()
 
 
 def test_rows_without_context_and_without_tags(tiny_processor: ItaProcessor) -> None:

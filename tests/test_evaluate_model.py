@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from seqeval.metrics import f1_score
+from tiny_mgcmt import make_model, picture
+from transformers import BertTokenizer, ConvNextImageProcessorPil
 
 from hub_card import evaluation
 from hub_card.evaluate_model import (
@@ -20,8 +22,8 @@ from hub_card.evaluate_model import (
     without_kind,
 )
 from hub_card.export import export_model
-from hub_card.prediction import Visual, decode, read_posts
-from modeling_ita import ItaForTokenClassification, ItaProcessor
+from hub_card.prediction import Visual, decode, read_images, read_posts
+from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, MgcmtProcessor
 from modeling_ita.visual_context import VisualContext
 
 POSTS = [
@@ -153,6 +155,52 @@ def test_wrong_images_are_those_of_other_posts() -> None:
     assert all(a != b and f"{a.context.captions[0]}.png" == a.image for a, b in zip(others, visuals, strict=True))
     with pytest.raises(ValueError, match="unknown view 'I'"):
         visuals_of_view("I", visuals)
+
+
+def test_a_model_that_looks_is_shown_the_images(tiny_encoder: str, posts: list[Post], tmp_path: Path) -> None:
+    model = make_model(num_object_classes=3)
+    torch.nn.init.normal_(model.classifier.weight, std=2.0, generator=torch.Generator().manual_seed(0))
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 32})
+    processor = MgcmtProcessor(BertTokenizer.from_pretrained(tiny_encoder), images, ["car", "dog"])
+    files = [str(tmp_path / f"{n}.png") for n in range(3)]
+    for n, file in enumerate(files):
+        picture(n).save(file)
+    shown = [files[0], picture(1), processor.image_tensors([picture(2)])["pixel_values"][0], None, files[0], files[1]]
+    tags = [["car"], [], ["dog", "dog"], ["car"], [], []]
+    for post, image, objects in zip(posts, shown, tags, strict=True):
+        post.image, post.context = image, VisualContext({"object_tags": objects} if objects else {})
+    found = evaluate_model(model, processor, {"test": posts}, batch_size=4)
+    assert list(found.fields["ablation"]["test"]) == ["object_tags", "image"]
+    assert (
+        found.fields["counts"]["test"]["I+T"]["images"] == 5 and found.fields["counts"]["test"]["I+T"]["objects"] == 4
+    )
+    assert found.fields["counts"]["test"]["T"].get("images", 0) == 0
+
+    pipe = ItaPipeline(model=model, processor=processor)
+    shown[2] = files[2]
+    given = [
+        {"words": post.words, "image": image, "context": {"object_tags": objects}}
+        for post, image, objects in zip(posts, shown, tags, strict=True)
+    ]
+    alone = [{"words": post.words} for post in posts]
+    for view, inputs in (("I+T", given), ("T", alone)):
+        expected = pipe(inputs, is_split_into_words=True)
+        for post, entities in zip(found.posts["test"], expected, strict=True):
+            types = [span.type for span in sorted(post.views[view], key=lambda span: span.start)]
+            assert types == [entity["entity_group"] for entity in entities]
+            assert sorted(score for score in post.views[view].values()) == pytest.approx(
+                sorted(entity["score"] for entity in entities), abs=1e-5
+            )
+    assert [post.views["I+T"] for post in found.posts["test"]] != [post.views["T"] for post in found.posts["test"]]
+
+    regions = read_images(model, processor, shown, batch_size=2)
+    assert regions[3] is None and regions[0] is regions[4]  # the same file
+    expected = model.region_features(processor.image_tensors([picture(1)])["pixel_values"])[0]
+    torch.testing.assert_close(regions[1], expected)
+    torch.testing.assert_close(regions[5], expected)
+    pixels = read_images(model, processor, shown, regions=False)
+    assert pixels[0].shape == (3, 32, 32) and torch.equal(pixels[1], pixels[5])
+    assert read_images(model, processor, [None, None]) == [None, None]
 
 
 def test_the_command_writes_report_and_page(

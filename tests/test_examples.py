@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from dataset_scripts.examples import epoch_batches
+from dataset_scripts.examples import epoch_batches, read_examples
+from dataset_scripts.mner import MnerDataset
+from modeling_ita import TagScheme
 
 
 @pytest.mark.parametrize(("posts", "batch_size"), [(1, 4), (7, 4), (64, 16), (103, 16), (200, 3)])
@@ -30,3 +34,22 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert epoch_batches(lengths, 4, 1, 0) == epoch_batches(lengths, 4, 1, 0)
     assert epoch_batches(lengths, 4, 1, 0) != epoch_batches(lengths, 4, 1, 1)
     assert epoch_batches(lengths, 4, 1, 0) != epoch_batches(lengths, 4, 2, 0)
+
+
+def test_images_are_named_and_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(
+        "IMGID:1\nParis\tB-LOC\n\nIMGID:2\nhi\tO\n\nIMGID:3\nhi\tO\n", encoding="utf-8"
+    )
+    (tmp_path / "images").mkdir()
+    Image.effect_noise((40, 30), 80).save(tmp_path / "images" / "1.png")
+    (tmp_path / "images" / "2.png").write_bytes(b"damaged")
+    corpus = MnerDataset(
+        cache_dir=str(tmp_path / "cache"), config_name="conll", data_dir=tmp_path, images_dir=tmp_path / "images"
+    )
+    corpus.download_and_prepare()
+    rows = corpus.as_dataset()["train"]
+    given = TagScheme(rows.features["tags"].feature.names)
+    examples = read_examples(rows, given, TagScheme(["O", "S-LOC", "B-LOC", "I-LOC", "E-LOC"]), with_images=True)
+    assert [example.image for example in examples] == [str(tmp_path / "images" / "1.png"), None, None]
+    assert [example.tags for example in examples] == [[1], [0], [0]]
+    assert all(example.image is None for example in read_examples(rows, given, given))

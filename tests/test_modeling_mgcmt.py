@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, ResNetConfig, RobertaConfig
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, RobertaConfig
 
 from modeling_ita.configuration_mgcmt import MgcmtConfig
 from modeling_ita.crf import LinearChainCRF
@@ -350,3 +350,41 @@ def test_settings_that_make_no_model_are_refused(settings: dict[str, Any], messa
 def test_a_batch_without_word_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="word_positions are missing"):
         make_model()(input_ids=torch.ones(1, 3, dtype=torch.long))
+
+
+def test_it_starts_from_pretrained_encoders(tmp_path: Path) -> None:
+    text, vision = BertModel(BertConfig(**TINY)), ResNetModel(ResNetConfig(**VISION))
+    text.save_pretrained(tmp_path / "text")
+    vision.save_pretrained(tmp_path / "vision")
+    places = (str(tmp_path / "text"), LABELS)
+    model = MgcmtForTokenClassification.from_encoders(*places, str(tmp_path / "vision"), augmentation_size=6)
+    for part, origin in ((model.encoder, text), (model.vision, vision)):
+        found, expected = part.state_dict(), origin.state_dict()
+        assert all(torch.equal(weights, expected[name]) for name, weights in found.items())
+    assert not any(weights.requires_grad for weights in model.vision.parameters())
+    assert str(tmp_path) not in model.config.to_json_string()
+    assert (model.config.region_size, model.config.hidden_size) == (12, 24)
+    assert MgcmtForTokenClassification.from_encoders(*places).vision is None
+    blind = MgcmtForTokenClassification.from_encoders(*places, str(tmp_path / "vision"), visual_fusion="objects")
+    assert blind.vision is None
+    new = MgcmtForTokenClassification.from_encoders(*places, ResNetConfig(**VISION), train_vision=True)
+    assert all(weights.requires_grad for weights in new.vision.parameters())
+
+
+def test_weights_that_a_checkpoint_lacks_are_refused(tmp_path: Path) -> None:
+    BertModel(BertConfig(**TINY)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"weights of MgcmtForTokenClassification.*from_encoders"):
+        MgcmtForTokenClassification.from_pretrained(tmp_path, config=make_config())
+
+
+def test_what_stands_for_a_missing_image_reaches_no_statistics() -> None:
+    model = make_model(train_vision=True).train()
+    batch = make_batch()
+    twins = [model, make_model(train_vision=True).train()]
+    others = batch["pixel_values"].clone()
+    others[2] = 1000.0
+    for twin, pixels in zip(twins, (batch["pixel_values"], others), strict=True):
+        twin(**batch | {"pixel_values": pixels})
+    first, second = (twin.vision.state_dict() for twin in twins)
+    assert any(weights.abs().sum() > 0 for name, weights in first.items() if name.endswith("running_mean"))
+    assert all(torch.equal(weights, second[name]) for name, weights in first.items())

@@ -11,18 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    BertConfig,
-    BertTokenizer,
-    CLIPImageProcessor,
-    CLIPImageProcessorPil,
-    ConvNextImageProcessorPil,
-    ResNetConfig,
-)
+from tiny_mgcmt import make_model, picture
+from transformers import BertTokenizer, CLIPImageProcessor, CLIPImageProcessorPil, ConvNextImageProcessorPil
 
 from modeling_ita import (
     ItaPipeline,
-    MgcmtConfig,
     MgcmtForTokenClassification,
     MgcmtProcessor,
     VisualContextBuilder,
@@ -33,10 +26,6 @@ LABELS = ["car", "traffic light", "dog", "hot dog"]
 WORDS = ["Phoenix", "Suns", "Chicago", "game", "dog", "car"]
 POST = "Phoenix Suns tonight, Obama in Paris"
 TAGS = ["dog", "red traffic light", "unicorn", "Dog", "hot dog"]
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    return Image.frombytes("RGB", size, random.Random(seed).randbytes(3 * size[0] * size[1]))
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -60,24 +49,9 @@ def processor(tiny_encoder: str) -> MgcmtProcessor:
     return make_processor(tiny_encoder)
 
 
-def make_model(**settings: Any) -> MgcmtForTokenClassification:
-    text = BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=300)
-    vision = ResNetConfig(
-        depths=[1, 1], hidden_sizes=[8, 12], embedding_size=4, layer_type="basic", downsample_in_first_stage=True
-    )
-    made: dict[str, Any] = {"text_config": text, "vision_config": vision, "augmentation_size": 6, "num_regions": 4}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MgcmtForTokenClassification(MgcmtConfig(**made | {"num_object_classes": 5} | settings))
-        for weights in model.parameters():
-            if weights.dim() > 1:
-                torch.nn.init.normal_(weights, std=0.3)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> MgcmtForTokenClassification:
-    return make_model()
+    return make_model(num_object_classes=5)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

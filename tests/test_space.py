@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from test_export_mgcmt import make_model
+from tiny_mgcmt import make_model
 from transformers import BertTokenizer, ConvNextImageProcessorPil
 from transformers.dynamic_module_utils import get_imports
 

@@ -162,6 +162,9 @@ def test_the_defaults_are_those_of_the_method() -> None:
     assert (optimization.warmup_ratio, optimization.weight_decay) == (0.1, 0.01)
     given = train.defaults((data, model, optimization))
     assert given["num_epochs"] == 75 and given["model"] == "mgcmt" and "cva" not in given
+    settings = ["--vision_encoder", "from_scratch", "--train_vision", "true", "--visual_fusion", "objects"]
+    _, model, _ = train.parse_arguments(["--model", "mgcmt", "--output_dir", "x", *settings])
+    assert not model.train_vision  # there is none
     _, ita, optimization = train.parse_arguments(["--output_dir", "x"])
     assert ita.model == "ita" and optimization.num_epochs == 15
 
@@ -194,7 +197,6 @@ def test_one_rate_falls_to_zero_and_norms_are_spared_the_decay(
     [
         (["--vision_encoder", "from_scratch"], SystemExit, "it needs --train_vision true"),
         (["--cva", "false"], ValueError, "--cva"),
-        (["--visual_fusion", "objects", "--train_vision", "true"], ValueError, "train_vision"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(
