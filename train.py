@@ -33,7 +33,6 @@ from accelerate.utils import (
 from tqdm.auto import tqdm
 from transformers import (
     AutoImageProcessor,
-    AutoModel,
     AutoModelForTokenClassification,
     AutoTokenizer,
     ConvNextImageProcessorPil,
@@ -312,13 +311,7 @@ def build_mgcmt(
     """MGCMT on its pretrained encoders; it knows the classes of objects that the training contexts name."""
     folder = encoder_folder(args.encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    table = None
-    if args.word_neighbours is not None:
-        table = WordNeighbours.from_pretrained(args.word_neighbours, tokenizer)
-    elif args.aug_fusion != "none":
-        table = WordNeighbours.from_encoder(tokenizer, AutoModel.from_pretrained(folder).get_input_embeddings().weight)
-    if table is not None:  # the neighbours of the corpus' words are searched for once, and travel with the table
-        table.search([word for examples in splits.values() for example in examples for word in example.words])
+    table = None if args.word_neighbours is None else WordNeighbours.from_pretrained(args.word_neighbours, tokenizer)
     images: Any = ConvNextImageProcessorPil(size={"shortest_edge": 112})  # 7 × 7 regions of the small ResNet
     vision: Any = None
     if args.sees_regions and args.vision_encoder == FROM_SCRATCH:
@@ -328,6 +321,26 @@ def build_mgcmt(
         images = AutoImageProcessor.from_pretrained(vision, backend="pil")
     contexts = [example.context for example in splits["train"]] if args.sees_objects else []
     tags = Counter(" ".join(tag.lower().split()) for context in contexts for tag in context.object_tags)
+    size: Any = {} if table is None else {"augmentation_size": table.size}
+    model = MgcmtForTokenClassification.from_encoders(
+        folder,
+        scheme.labels,
+        vision,
+        constraints=args.constraints,
+        visual_fusion=args.visual_fusion,
+        aug_fusion=args.aug_fusion,
+        num_object_classes=len(tags) + 1,
+        train_vision=args.train_vision,
+        hidden_dropout=args.hidden_dropout,
+        fusion_dropout=args.fusion_dropout,
+        aux_loss_weight=args.aux_loss_weight,
+        **size,
+    )
+    if table is None and args.aug_fusion != "none":
+        embeddings: Any = model.get_input_embeddings()
+        table = WordNeighbours.from_encoder(tokenizer, embeddings.weight)
+    if table is not None:  # the neighbours of the corpus' words are searched for once, and travel with the table
+        table.search([word for examples in splits.values() for example in examples for word in example.words])
     processor = MgcmtProcessor(
         tokenizer,
         images,
@@ -338,26 +351,12 @@ def build_mgcmt(
         max_length=args.max_length,
         context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if tags and OBJECT_TAGS in aligners else None,
     )
-    model = MgcmtForTokenClassification.from_encoders(
-        folder,
-        scheme.labels,
-        vision,
-        constraints=args.constraints,
-        visual_fusion=args.visual_fusion,
-        aug_fusion=args.aug_fusion,
-        augmentation_size=1 if table is None else table.size,
-        num_object_classes=len(processor.object_labels) + 1,
-        train_vision=args.train_vision,
-        hidden_dropout=args.hidden_dropout,
-        fusion_dropout=args.fusion_dropout,
-        aux_loss_weight=args.aux_loss_weight,
-    )
     processor.check_model(model.config)
     return model, processor, MgcmtDataCollator(processor)
 
 
 def with_tensors(
-    model: MgcmtForTokenClassification, processor: Any, examples: list[Example], batch_size: int, progress: str
+    model: MgcmtForTokenClassification, processor: Any, examples: list[Example], batch_size: int, progress: str | None
 ) -> list[Example]:
     """The posts with what the model is given of their images, so that no image is opened or looked at twice.
 
@@ -472,7 +471,13 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     if looks(model):
         model.to(accelerator.device)
         splits = {
-            name: with_tensors(model, processor, examples, args.eval_batch_size, f"{name}, images")
+            name: with_tensors(
+                model,
+                processor,
+                examples,
+                args.eval_batch_size,
+                f"{name}, images" if process.is_main_process else None,
+            )
             for name, examples in splits.items()
         }
 

@@ -231,7 +231,8 @@ class MgcmtForTokenClassification(EntityTagger):
                 `train_vision=True`; or None, for a model that takes region features or sees no image.
             dtype: type of the weights.
             attn_implementation: `"sdpa"`, `"eager"`, …; default: the text encoder's own.
-            **config: fields of `MgcmtConfig`.
+            **config: fields of `MgcmtConfig`. Default of `augmentation_size`: that of the encoder's own embeddings, of
+                which `WordNeighbours.from_encoder` makes a table.
 
         Raises:
             OSError: there is no such encoder.
@@ -246,6 +247,7 @@ class MgcmtForTokenClassification(EntityTagger):
         settings = {name: made.to_dict() for name, made in configs.items() if made is not None}
         for made in settings.values():
             made.pop("_name_or_path", None)  # may be a folder of this machine
+        config.setdefault("augmentation_size", text.get_input_embeddings().weight.shape[1])
         id2label = dict(enumerate(TagScheme(labels).labels))
         model = cls._from_config(
             MgcmtConfig(id2label=id2label, dtype=text.dtype, **settings, **config),

@@ -6,7 +6,14 @@ import string
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetModel,
+)
 
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
@@ -49,6 +56,18 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_vision_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small random ResNet with its image processor, 2 × 2 regions of 12 channels."""
+    folder = tmp_path_factory.mktemp("vision")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+        ResNetModel(config).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 16}).save_pretrained(folder)
     return str(folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoTokenizer, HfArgumentParser
 
@@ -13,7 +14,7 @@ import train
 from dataset_scripts import audit, build_visual_context, push_dataset
 from hub_card import export
 from hub_card.export import export_model
-from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder
+from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder, WordNeighbours
 
 ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,6 +33,7 @@ def draw_arena(path: Path) -> None:
 def test_python_blocks_run_one_after_the_other(
     tiny_model: ItaForTokenClassification,
     tiny_encoder: str,
+    tiny_vision_encoder: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -43,6 +45,7 @@ def test_python_blocks_run_one_after_the_other(
     [to_onnx] = re.findall(r"`python -m hub_card\.export (onnx [^`]*)`", README)
     assert export.main(shlex.split(to_onnx)) == 0
     namespace: dict[str, Any] = {}
+    losses: set[str] = set()
     found = blocks("python")
     assert len(found) >= 6
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -50,15 +53,21 @@ def test_python_blocks_run_one_after_the_other(
         if block.startswith("# my_contexts.py"):
             (tmp_path / "my_contexts.py").write_text(block, encoding="utf-8")
             continue
-        exec(block.replace('"xlm-roberta-base"', repr(tiny_encoder)), namespace)
-    assert namespace["output"].cva_loss is not None
+        block = block.replace('"xlm-roberta-base"', repr(tiny_encoder))
+        exec(block.replace('"microsoft/resnet-152"', repr(str(tiny_vision_encoder))), namespace)
+        losses |= {name for name in namespace.get("output", {}) if name.endswith("_loss")}
+    assert losses == {"text_loss", "cross_loss", "cva_loss", "main_loss", "aux_loss"}
     assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"]
     said = namespace["processor"].tokenizer.decode(namespace["batch"]["cross_input_ids"][0])
     assert re.sub(r"\W", "", said).endswith("tonightSEPPHOENIX9891SEPabrightpictureSEP")
 
 
 def test_training_commands_run(
-    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_encoder: str,
+    tiny_vision_encoder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -69,9 +78,14 @@ def test_training_commands_run(
         draw_arena(images / f"{split}0.jpg")
         posts = [f"IMGID:{split}{i}\nPhoenix\tB-ORG\n{split}{i}\tO\n" for i in range(4)]
         (tmp_path / "my_corpus" / f"{split}.txt").write_text("\n".join(posts), encoding="utf-8")
-    [block] = [block for block in blocks("bash") if "my_corpus" in block]
-    for command in block.replace("\\\n", " ").strip().split("\n"):
-        program, *arguments = shlex.split(command.replace("microsoft/deberta-v3-base", tiny_encoder))
+    vectors = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    WordNeighbours(list("abcdefgh"), vectors).save_pretrained("outputs/neighbours")
+    commands = "".join(block for block in blocks("bash") if "my_corpus" in block).replace("\\\n", " ")
+    for name in ("microsoft/deberta-v3-base", "bert-base-cased"):
+        commands = commands.replace(name, tiny_encoder)
+    commands = commands.replace("microsoft/resnet-152", tiny_vision_encoder)
+    for command in commands.strip().split("\n"):
+        program, *arguments = shlex.split(command)
         assert program == "python"
         if arguments[0] == "-m":
             if arguments[1] == audit.__name__:
@@ -83,7 +97,8 @@ def test_training_commands_run(
             assert arguments[0] == "train.py"
             train.main([*arguments[1:], "--num_epochs", "1"])
     assert "12 images (1 different): 1 built, 2 from store, 9 missing" in capsys.readouterr().out
-    assert (tmp_path / "outputs" / "mine" / "report.json").is_file()
+    for name in ("mine", "mgcmt-mine"):
+        assert (tmp_path / "outputs" / name / "report.json").is_file()
 
 
 def test_every_command_that_reads_images_names_aligners_that_exist() -> None:

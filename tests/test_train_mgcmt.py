@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetModel, pipeline
+from transformers import pipeline
 
 import modeling_ita.processing_mgcmt
 import train
@@ -45,18 +45,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def vision_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a small pretrained ResNet, 2 × 2 regions of 12 channels."""
-    folder = tmp_path_factory.mktemp("vision")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
-        ResNetModel(config).save_pretrained(folder)
-    ConvNextImageProcessorPil(size={"shortest_edge": 16}).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
@@ -72,7 +60,7 @@ def flags(corpus: Path, encoder: str, output: Path, *more: str) -> list[str]:
 
 
 def test_a_run_with_a_frozen_vision_encoder(
-    corpus: Path, tiny_encoder: str, vision_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tiny_encoder: str, tiny_vision_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[str] = Counter()
     open_image = modeling_ita.processing_mgcmt.open_image
@@ -83,7 +71,7 @@ def test_a_run_with_a_frozen_vision_encoder(
 
     with monkeypatch.context() as patch:
         patch.setattr("modeling_ita.processing_mgcmt.open_image", counting)
-        report = train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--vision_encoder", vision_encoder))
+        report = train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--vision_encoder", tiny_vision_encoder))
     of_corpus = {name: times for name, times in opened.items() if name.startswith(str(corpus))}
     assert len(of_corpus) == 29 and set(of_corpus.values()) == {1}  # of 30 images one is damaged
     assert {name for name in report["history"]["steps"][0] if name.endswith("loss")} == {
@@ -106,7 +94,7 @@ def test_a_run_with_a_frozen_vision_encoder(
     processor = MgcmtProcessor.from_pretrained(tmp_path / "run" / "model")
     assert processor.object_labels == ["red sports ball", "car"] and model.config.num_object_classes == 3
     assert processor.max_length == 64
-    before = load_file(Path(vision_encoder) / "model.safetensors")
+    before = load_file(Path(tiny_vision_encoder) / "model.safetensors")
     assert all(torch.equal(weights, before[name]) for name, weights in model.vision.state_dict().items())
 
     # What the command finds on the images themselves is what the run found on the features it kept.
