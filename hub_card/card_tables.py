@@ -16,6 +16,7 @@ import yaml
 from hub_card.charts import plain_text
 from hub_card.comparison import compare_reports
 from hub_card.errors import KINDS
+from hub_card.evaluate_model import IMAGE
 from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
 from hub_card.scores import Scoring
@@ -36,6 +37,8 @@ _NOT_TRAINING = (
     "push_to_hub", "hub_model_id", "hub_private_repo",
 )  # fmt: skip
 _PATHS = ("data_dir", "images_dir", "context_files")
+# Names on the Hub, or folders.
+_STARTED_FROM = ("encoder", "vision_encoder", "word_neighbours")
 
 _NOISE = {
     "tags_repaired": "tags that were not well-formed, repaired",
@@ -63,6 +66,11 @@ _CUT = {
     "windowed_posts": "posts longer than the window, read in parts",
     "shortened_words": "words shortened",
     "unknown_words": "words that the tokenizer does not know at all",
+}
+_UNAUGMENTED = {"unaugmented_words": "words without neighbours, to which nothing is added"}
+_OBJECTS = {
+    "unknown_objects": "objects of a class that the model does not know, left out",
+    "objects_cut": "objects beyond as many as take part, left out",
 }
 
 
@@ -148,14 +156,19 @@ def types_table(report: Mapping[str, Any], split: str) -> str:
 
 
 def ablation_table(report: Mapping[str, Any], split: str) -> str:
-    """F1 of I+T without each kind of context, and the change, paired over posts."""
+    """F1 of I+T without each kind of context, of a model that looks without the image, and the change, paired.
+
+    Without the image alone there would be nothing to compare: that is the view T.
+    """
     whole = split_scores(report, split).get("I+T")
     removed = (report.get("ablation") or {}).get(split) or {}
-    if whole is None or not removed:
+    if whole is None or not removed.keys() - {IMAGE}:
         return ""
-    rows = [["all kinds", format_f1(whole), ""]]
-    rows += [[f"without {kind}", format_f1(scored), _change(scored, whole)] for kind, scored in removed.items()]
-    return markdown_table(["context", "F1 of I+T", "change"], rows)
+    rows = [["image and context" if IMAGE in removed else "all kinds", format_f1(whole), ""]]
+    for kind, scored in removed.items():
+        name = "the image itself" if kind == IMAGE else kind
+        rows.append([f"without {name}", format_f1(scored), _change(scored, whole)])
+    return markdown_table(["given" if IMAGE in removed else "context", "F1 of I+T", "change"], rows)
 
 
 def calibration_table(report: Mapping[str, Any], split: str) -> str:
@@ -222,8 +235,13 @@ def error_groups_table(report: Mapping[str, Any], split: str) -> str:
     return markdown_table(["", "entities", *map(view_title, views)], rows)
 
 
-def data_table(report: Mapping[str, Any]) -> str:
-    """Posts, words, entities, images and contexts of every split, and all that was wrong with them."""
+def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> str:
+    """Posts, words, entities, images and contexts of every split, and all that was wrong with them.
+
+    Args:
+        report: the report.
+        contexts: whether the model takes contexts; if not, nothing is said of them.
+    """
     counts = report.get("counts") or {}
     splits = counts.get("corpus", {}).get("splits") or {}
     if not splits:
@@ -233,10 +251,11 @@ def data_table(report: Mapping[str, Any]) -> str:
     for kind in types:
         rows.append([f"entities {kind}", *(f"{split['entities'].get(kind, 0):,}" for split in splits.values())])
     rows += _count_rows(_NOISE, list(splits.values()), always=("tags_repaired", "words_invisible"))
-    for part, titles in (("images", _IMAGES), ("contexts", _CONTEXTS)):
+    for part, titles in (("images", _IMAGES), ("contexts", _CONTEXTS if contexts else {})):
         rows += _count_rows(titles, [split.get(part) or {} for split in splits.values()], always=tuple(titles))
     processed = [(counts.get("processor") or {}).get(split, {}).get("I+T") or {} for split in splits]
     rows += _count_rows(_CUT, processed)
+    rows += _count_rows(_UNAUGMENTED | (_OBJECTS if contexts else {}), processed, uncounted=_NONE)
     return markdown_table(["", *splits], rows)
 
 
@@ -282,8 +301,9 @@ def training_settings(report: Mapping[str, Any]) -> dict[str, Any]:
         if name in kept:
             value = kept[name]
             kept[name] = list(map(_last_part, value)) if isinstance(value, list) else _last_part(value)
-    if is_local(kept["encoder"]):
-        kept["encoder"] = _last_part(kept["encoder"])
+    for name in _STARTED_FROM:
+        if name in kept and is_local(kept[name]):
+            kept[name] = _last_part(kept[name])
     return kept
 
 
@@ -317,11 +337,14 @@ def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 
 
 def _count_rows(
-    titles: Mapping[str, str], columns: Sequence[Mapping[str, int]], always: Sequence[str] = ()
+    titles: Mapping[str, str],
+    columns: Sequence[Mapping[str, int]],
+    always: Sequence[str] = (),
+    uncounted: str = "0",
 ) -> list[list[str]]:
     """A row for each count that is not zero everywhere, or that is always shown."""
     return [
-        [title, *(f"{column.get(name, 0):,}" for column in columns)]
+        [title, *(f"{column.get(name, 0):,}" if column else uncounted for column in columns)]
         for name, title in titles.items()
         if any(column.get(name) for column in columns) or (name in always and any(name in c for c in columns))
     ]

@@ -128,7 +128,7 @@ def bar_chart(title: str, rows: Mapping[str, Mapping[str, float]], colours: Mapp
     """
     if not any(rows.values()):
         return ""
-    letters = min(max(map(len, rows)), 16)
+    letters = min(max(map(len, rows)), 20)
     left = 10 + letters * _LETTER
     parts, top = [], 4.0
     for label, bars in rows.items():

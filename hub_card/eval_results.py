@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from hub_card.export import EVAL_RESULTS_FILES
 from hub_card.intervals import Score
 from hub_card.report import format_f1, signature_of, split_scores
 
-EVAL_RESULTS_FILE = ".eval_results/ita.yaml"
+# By the configuration's `model_type`.
 TASK = "token-classification"
 # The views that a user can have; the others are controls.
 VIEWS = {"T": "the post alone", "I+T": "the post with its image"}
@@ -87,9 +88,11 @@ def eval_result_entries(report: Mapping[str, Any], split: str, dataset_id: str |
     ]
 
 
-def write_eval_results(folder: str | os.PathLike[str], entries: Sequence[EvalResultEntry]) -> Path:
-    """Write `.eval_results/ita.yaml` into a folder."""
-    path = Path(folder) / EVAL_RESULTS_FILE
+def write_eval_results(
+    folder: str | os.PathLike[str], entries: Sequence[EvalResultEntry], system: str = "ita"
+) -> Path:
+    """Write `.eval_results/ita.yaml`, or that of another system, into a folder."""
+    path = Path(folder) / EVAL_RESULTS_FILES[system]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = yaml.safe_dump(
         eval_result_entries_to_yaml(list(entries)), sort_keys=False, allow_unicode=True, width=119

@@ -44,8 +44,7 @@ AUTO_MAPS = {
 _PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
 # transformers looks the task up as it was typed, so the alias needs an entry of its own.
 CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
-
-MODEL_ID = "you/ita"  # what the card calls the model until it is pushed
+EVAL_RESULTS_FILES = {system: f".eval_results/{system}.yaml" for system in AUTO_MAPS}
 
 
 def export_model(
@@ -82,7 +81,13 @@ def export_model(
     with written_folder(folder, "export", _is_earlier, optional) as staging:
         _write(model, processor, staging)
         pipe = ItaPipeline(model=model, processor=processor, device=model.device)
-        write_card(staging, model_id=MODEL_ID, revision=weights_tag(staging), pipe=pipe, report=report)
+        write_card(
+            staging,
+            model_id=unpushed_id(model.config.model_type),
+            revision=weights_tag(staging),
+            pipe=pipe,
+            report=report,
+        )
     return Path(folder)
 
 
@@ -96,6 +101,11 @@ def code_files(model_type: str = "ita") -> list[Path]:
     named = [*AUTO_MAPS[model_type].values(), str(_PIPELINE["impl"])]
     entries = [package / f"{name.partition('.')[0]}.py" for name in named]
     return sorted({*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))})
+
+
+def unpushed_id(model_type: str) -> str:
+    """What the card calls a model of this type until it is pushed."""
+    return f"you/{model_type}"
 
 
 def weights_tag(folder: str | Path) -> str:

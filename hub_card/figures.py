@@ -105,7 +105,7 @@ def _draw_bars(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
         _say(axes, f"no scores on {split}")
         return
     bars = axes.bar(
-        [view_title(view) for view in scores],
+        [view_title(view).replace(" ", "\n") for view in scores],
         [100 * view["lenient"]["f1"] for view in scores.values()],
         color=[_VIEWS.get(view, (_GREEN, ""))[0] for view in scores],
         width=0.6,

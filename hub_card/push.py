@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
-from hub_card.export import CUSTOM_PIPELINES, MODEL_ID, weights_tag
+from hub_card.export import CUSTOM_PIPELINES, EVAL_RESULTS_FILES, unpushed_id, weights_tag
 from modeling_ita.word_neighbours import WORDS_FILE
 
 # Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
-STALE = ("*.py", "*.safetensors", "*.safetensors.index.json", WORDS_FILE)
+STALE = ("*.py", "*.safetensors", "*.safetensors.index.json", WORDS_FILE, *EVAL_RESULTS_FILES.values())
 
 
 class Pushed(NamedTuple):
@@ -79,7 +80,7 @@ def push_model(
     try:
         if branch:
             api.create_branch(repository, branch=branch, exist_ok=True)
-        added = list(_additions(folder, repository))
+        added = list(_additions(folder, repository, json.loads(config.read_text(encoding="utf-8"))["model_type"]))
         names = {operation.path_in_repo for operation in added}
         there = set(api.list_repo_files(repository, revision=branch)) - names
         stale = [CommitOperationDelete(name) for name in sorted(there) if any(fnmatch(name, kind) for kind in STALE)]
@@ -103,12 +104,12 @@ def push_text(pushed: Pushed) -> str:
     )
 
 
-def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
+def _additions(folder: Path, repository: str, model_type: str) -> Iterator[CommitOperationAdd]:
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         name = file.relative_to(folder).as_posix()
         if any(part in (".git", ".cache", "__pycache__") for part in file.relative_to(folder).parts):
             continue
         content: str | bytes = str(file)
         if name == "README.md":
-            content = file.read_text(encoding="utf-8").replace(MODEL_ID, repository).encode()
+            content = file.read_text(encoding="utf-8").replace(unpushed_id(model_type), repository).encode()
         yield CommitOperationAdd(name, content)

@@ -14,6 +14,7 @@ from typing import Any
 from hub_card import charts, post_cards
 from hub_card.charts import Series, bar_chart, line_chart, plain_text
 from hub_card.errors import EvaluatedPost
+from hub_card.evaluate_model import IMAGE
 from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
 from hub_card.scores import Scoring
@@ -33,7 +34,10 @@ _LOSSES = {
     "text_loss": ("T: text alone", "var(--blue)", ""),
     "cross_loss": ("I+T: image and text", "var(--vermillion)", "7 3"),
     "cva_loss": ("CVA: alignment of the two", "var(--green)", "2 3"),
+    "main_loss": ("tags", "var(--vermillion)", ""),
+    "aux_loss": ("spans (auxiliary)", "var(--green)", "2 3"),
 }
+_ABLATIONS = {False: "Context, one kind removed", True: "Image and context, one of them removed"}
 _MISSING = "–"
 
 _STYLE = """
@@ -100,7 +104,7 @@ def write_page(
     split_posts = posts.get(split, ())
     sections = {
         "What an image is worth": _columns(report, split),
-        "Context, one kind removed": _ablation(report, split),
+        _ABLATIONS[_of_image(report, split)]: _ablation(report, split),
         "Types": _types(report, split),
         "Training": _training(report),
         "Calibration": _calibration(report, split),
@@ -177,10 +181,11 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
 
 def _ablation(report: Mapping[str, Any], split: str) -> str:
     removed: Mapping[str, Any] = report.get("ablation", {}).get(split) or {}
-    if not removed:
+    if not removed.keys() - {IMAGE}:  # without the image there is nothing left: that is the view T
         return ""
+    of_image = _of_image(report, split)
     whole = split_scores(report, split).get("I+T")
-    rows = [["all kinds", format_f1(whole), ""]] if whole else []
+    rows = [["all" if of_image else "all kinds", format_f1(whole), ""]] if whole else []
     for kind, scored in removed.items():
         rows.append([f"without {kind}", format_f1(scored), _difference(scored, whole) if whole else ""])
     fractions = {
@@ -188,7 +193,13 @@ def _ablation(report: Mapping[str, Any], split: str) -> str:
         for row, scored in zip(rows, [*([whole] if whole else []), *removed.values()], strict=True)
     }
     table = _table("", ["I+T", "F1", "change"], rows)
-    return f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": _look("I+T")[0]})}</div>'
+    note = '<p class="soft">Without the image itself its context is still there, and the reverse.</p>' * of_image
+    return f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": _look("I+T")[0]})}</div>{note}'
+
+
+def _of_image(report: Mapping[str, Any], split: str) -> bool:
+    """Whether the model looks at the image itself, which is then taken away as the kinds of context are."""
+    return IMAGE in (report.get("ablation", {}).get(split) or {})
 
 
 def _types(report: Mapping[str, Any], split: str) -> str:

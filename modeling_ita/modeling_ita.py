@@ -77,8 +77,8 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
         """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: the checkpoint lacks weights of the model; only with `ignore_mismatched_sizes=True`, which asks
-                for new ones, are they random numbers.
+            ValueError: the checkpoint is one of another system, or lacks weights of the model; only with
+                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
         """
         loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
         model, found = loaded
@@ -88,6 +88,12 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
                 f"{name_or_path} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: it is no "
                 f"checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
                 f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
+            )
+        known = cls.config_class.model_type  # type: ignore[union-attr]
+        if model.config.model_type != known:  # one system's encoder, classifier and CRF fit the other's model
+            raise ValueError(
+                f"{name_or_path} is a checkpoint of {model.config.model_type!r}, and {cls.__name__} takes {known!r}: "
+                "AutoModelForTokenClassification takes either"
             )
         return (model, found) if output_loading_info else model
 

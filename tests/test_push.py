@@ -21,7 +21,7 @@ from loopback_hub import ROOT, LoopbackHub, run_client
 from PIL import Image, ImageDraw, ImageFont
 from stranger import run_stranger
 
-from hub_card.export import MODEL_ID, export_model, weights_tag
+from hub_card.export import export_model, unpushed_id, weights_tag
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
 
 POST = "Phoenix Suns tonight, Obama in Paris 😀"
@@ -221,10 +221,10 @@ def test_the_repository_holds_the_folder(
     for name, file in local.items():
         content = file.read_bytes()
         if name == "README.md":
-            content = content.replace(MODEL_ID.encode(), b"me/ita")
+            content = content.replace(unpushed_id("ita").encode(), b"me/ita")
         assert there[name].content == content, name
     card = there["README.md"].content.decode()
-    assert MODEL_ID not in card and f'revision="{pushed[0][1][2]}"' in card
+    assert unpushed_id("ita") not in card and f'revision="{pushed[0][1][2]}"' in card
     assert there["model.safetensors"].sha256 and repository.private
     assert not hub.repositories["models/me/open"].private
 

@@ -140,6 +140,20 @@ def test_every_section_is_there_with_its_data(tmp_path: Path) -> None:
     assert SHA256 in shown.text
 
 
+def test_a_model_that_looks(tmp_path: Path) -> None:
+    made = report()
+    scored = made["scores"]["test"]["T"]
+    steps = [{"step": n, "loss": 9.0 / n, "main_loss": 8.0 / n, "aux_loss": 2.0 / n} for n in (1, 2, 3)]
+    looks = made | {"ablation": {"test": {"object_tags": scored, "image": scored}}, "history": {"steps": steps}}
+    shown = page(tmp_path, looks)
+    assert "Image and context, one of them removed" in shown.sections and "without image" in shown.text
+    assert "all kinds" not in shown.text and "Without the image itself its context is still there" in shown.text
+    assert "Training losses" in shown.text and "spans (auxiliary)" in shown.text
+    # Without the image alone: that is the view T, which is there already.
+    shown = page(tmp_path, made | {"ablation": {"test": {"image": scored}}})
+    assert not any("removed" in section for section in shown.sections)
+
+
 @pytest.mark.parametrize(
     ("field", "section"),
     [

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_mgcmt import make_model, picture
 from torch import nn
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
+    ConvNextImageProcessorPil,
     EvalPrediction,
     PreTrainedModel,
     TokenClassificationPipeline,
@@ -32,7 +34,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from hub_card.export import export_model
 from hub_card.metric import MnerF1
 from hub_card.scores import score_tags
-from modeling_ita import ItaDataCollator, ItaForTokenClassification, ItaPipeline, ItaProcessor
+from modeling_ita import (
+    ItaDataCollator,
+    ItaForTokenClassification,
+    ItaPipeline,
+    ItaProcessor,
+    MgcmtDataCollator,
+    MgcmtProcessor,
+)
 
 POST = "Phoenix Suns tonight, Obama in Paris"
 CONTEXT = {"captions": ["a man in the stadium"]}
@@ -152,6 +161,25 @@ def accuracy(evaluation: EvalPrediction) -> dict[str, float]:
     assert isinstance(labels, np.ndarray)
     assert logits.shape[:2] == labels.shape
     return {"accuracy": float((logits.argmax(-1) == labels)[labels != -100].mean())}
+
+
+def test_trainer_trains_a_model_that_looks(tiny_encoder: str, posts: datasets.Dataset, tmp_path: Path) -> None:
+    pictures = {"image": [picture(n) if n % 3 else None for n in range(len(posts))]}
+    looking = datasets.Dataset.from_dict(pictures, features=datasets.Features({"image": datasets.Image()}))
+    looking = datasets.concatenate_datasets([posts, looking], axis=1)
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 32})
+    processor = MgcmtProcessor(AutoTokenizer.from_pretrained(tiny_encoder), images, ["car", "dog"])
+    trainer = Trainer(
+        make_model(num_object_classes=3, train_vision=True),
+        arguments(tmp_path, max_steps=12, per_device_eval_batch_size=3),
+        data_collator=MgcmtDataCollator(processor),
+        train_dataset=looking,
+        eval_dataset=looking,
+        compute_metrics=accuracy,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before / 2
 
 
 def test_trainer_learns_evaluates_and_resumes(
