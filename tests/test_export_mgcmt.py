@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import random
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,16 +18,14 @@ import torch
 from hub_repository import Repository
 from huggingface_hub import CommitOperationAdd, ModelCard
 from loopback_hub import LoopbackHub
-from PIL import Image
 from stranger import run_stranger
+from tiny_mgcmt import make_model, picture
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
     AutoProcessor,
-    BertConfig,
     BertTokenizer,
     ConvNextImageProcessorPil,
-    ResNetConfig,
 )
 from transformers.dynamic_module_utils import get_imports
 
@@ -52,20 +49,6 @@ from modeling_ita.visual_context import VisualContext
 
 POST = "Phoenix Suns tonight, Obama in Paris 😀"
 CONTEXT = {"object_tags": ["red car", "dog"]}
-VISION: dict[str, Any] = {"depths": [1, 1], "hidden_sizes": [8, 12], "embedding_size": 4, "layer_type": "basic"}
-
-
-def make_model(**settings: Any) -> MgcmtForTokenClassification:
-    text = BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=300)
-    vision = ResNetConfig(**VISION, downsample_in_first_stage=True)
-    made: dict[str, Any] = {"text_config": text, "vision_config": vision, "augmentation_size": 6, "num_regions": 4}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MgcmtForTokenClassification(MgcmtConfig(**made | settings))
-        for weights in model.parameters():
-            if weights.dim() > 1:
-                torch.nn.init.normal_(weights, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +67,7 @@ def processor(tiny_encoder: str) -> MgcmtProcessor:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("images") / "noise.png"
-    Image.frombytes("RGB", (90, 60), random.Random(0).randbytes(3 * 90 * 60)).save(path)
+    picture(0, (90, 60)).save(path)
     return path
 
 
