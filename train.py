@@ -318,7 +318,13 @@ def build_mgcmt(
         vision = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
     elif args.sees_regions:
         vision = args.vision_encoder
-        images = AutoImageProcessor.from_pretrained(vision, backend="pil")
+        try:
+            images = AutoImageProcessor.from_pretrained(vision, backend="pil")
+        except OSError as error:
+            way_out = (
+                f"--vision_encoder {FROM_SCRATCH} --train_vision true and --visual_fusion objects need no download"
+            )
+            raise SystemExit(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
     contexts = [example.context for example in splits["train"]] if args.sees_objects else []
     tags = Counter(" ".join(tag.lower().split()) for context in contexts for tag in context.object_tags)
     size: Any = {} if table is None else {"augmentation_size": table.size}

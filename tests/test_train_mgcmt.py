@@ -185,6 +185,7 @@ def test_one_rate_falls_to_zero_and_norms_are_spared_the_decay(
     [
         (["--vision_encoder", "from_scratch"], SystemExit, "it needs --train_vision true"),
         (["--cva", "false"], ValueError, "--cva"),
+        (["--vision_encoder", "nowhere"], SystemExit, "nowhere cannot be loaded.*from_scratch --train_vision true"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(
