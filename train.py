@@ -166,15 +166,13 @@ class Trainer:
 
     def _parameter_groups(self, model: EntityTagger) -> list[dict[str, Any]]:
         """What is trained, by learning rate and, biases and norms being spared, by weight decay."""
+        rates = {"encoder": None, "crf": self.args.crf_learning_rate, "aux_crf": self.args.crf_learning_rate}
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, weights in model.named_parameters():
             if weights.requires_grad:
-                part = name.split(".")[0]
-                rate = {
-                    "encoder": None, "crf": self.args.crf_learning_rate, "aux_crf": self.args.crf_learning_rate
-                }.get(part, self.args.head_learning_rate)  # fmt: skip
-                decay = self.args.weight_decay if weights.dim() > 1 else 0.0
-                groups.setdefault((rate or self.args.learning_rate, decay), []).append(weights)
+                rate = rates.get(name.partition(".")[0], self.args.head_learning_rate)
+                rate = self.args.learning_rate if rate is None else rate
+                groups.setdefault((rate, self.args.weight_decay if weights.dim() > 1 else 0.0), []).append(weights)
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
     def _lengths(self) -> list[int]:
