@@ -26,10 +26,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     ProjectConfiguration,
+    broadcast,
     broadcast_object_list,
     send_to_device,
     set_seed,
 )
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import (
     AutoImageProcessor,
@@ -59,7 +61,7 @@ from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
 from modeling_ita.processing_mgcmt import MgcmtProcessor
-from modeling_ita.visual_context import OBJECT_TAGS, PROFILES
+from modeling_ita.visual_context import OBJECT_TAGS, PROFILES, VisualContext
 from modeling_ita.word_neighbours import WordNeighbours
 from train_arguments import (
     FROM_SCRATCH,
@@ -239,6 +241,8 @@ class Trainer:
 
     def _evaluate(self, epoch: int) -> str:
         """Lenient F1 on valid in the views that choose the epoch; keeps the weights if their mean is the best yet."""
+        for buffer in self.plain_model.buffers():  # statistics of images: the main process', whose model is kept
+            buffer.copy_(broadcast(buffer))
         scores, _ = self.score("validation", self.model_arguments.chosen_on)
         f1 = {view: report["lenient"]["f1"] for view, report in scores.items()}
         mean = sum(f1.values()) / len(f1)
@@ -324,7 +328,7 @@ def build_mgcmt(
             )
             raise SystemExit(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
     contexts = [example.context for example in splits["train"]] if args.sees_objects else []
-    tags = Counter(" ".join(tag.lower().split()) for context in contexts for tag in context.object_tags)
+    classes = object_classes(contexts)
     size: Any = {} if table is None else {"augmentation_size": table.size}
     model = MgcmtForTokenClassification.from_encoders(
         folder,
@@ -333,7 +337,7 @@ def build_mgcmt(
         constraints=args.constraints,
         visual_fusion=args.visual_fusion,
         aug_fusion=args.aug_fusion,
-        num_object_classes=len(tags) + 1,
+        num_object_classes=len(classes) + 1,
         train_vision=args.train_vision,
         hidden_dropout=args.hidden_dropout,
         fusion_dropout=args.fusion_dropout,
@@ -348,15 +352,32 @@ def build_mgcmt(
     processor = MgcmtProcessor(
         tokenizer,
         images,
-        [tag for tag, _ in tags.most_common()],
+        classes,
         num_objects=args.num_objects,
         word_neighbours=table,
         augmentation="vectors" if args.aug_fusion == "attention" else "mean",
         max_length=args.max_length,
-        context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if tags and OBJECT_TAGS in aligners else None,
+        context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if classes and OBJECT_TAGS in aligners else None,
     )
     processor.check_model(model.config)
+    if looks(model):
+        pixels = images(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            model.config.num_regions = model.eval().region_features(pixels).shape[1]
     return model, processor, MgcmtDataCollator(processor)
+
+
+def object_classes(contexts: Sequence[VisualContext]) -> list[str]:
+    """The classes of objects in contexts, the most frequent first; a tagger's attributes ("red car") are left out."""
+    tagger = recorded_aligners(contexts).get(OBJECT_TAGS, {}).get("settings") or {}
+    attributes = ((tagger.get("attributes") or {}).get("settings") or {}).get("attributes") or ()
+    classes: Counter[str] = Counter()
+    for tag in (tag for context in contexts for tag in context.object_tags):
+        words = tag.lower().split()
+        while len(words) > 1 and words[0] in attributes:
+            words = words[1:]
+        classes[" ".join(words)] += 1
+    return [name for name, _ in classes.most_common()]
 
 
 def with_tensors(
@@ -465,6 +486,10 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     scheme = TagScheme.from_types(given.types, model_arguments.tag_scheme)
     with_images = isinstance(model_arguments, MgcmtArguments) and model_arguments.sees_regions
     splits = {name: read_examples(rows, given, scheme, with_images=with_images) for name, rows in dataset.items()}
+    if "validation" not in splits:
+        raise SystemExit(f"{data.dataset} has no validation split, on which the epoch is chosen: add valid.txt")
+    if with_images and not any(example.image for example in splits["train"]):
+        raise SystemExit("no training post has an image: give --images_dir, or do without (--visual_fusion objects)")
     made_by = recorded_aligners(example.context for example in splits["train"])
     profile = PROFILES.get(model_arguments.context_builder, {})
     aligners = named_aligners(made_by) if model_arguments.context_builder == "contexts" else profile

@@ -150,10 +150,10 @@ class OptimizationArguments:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in one update"})
     learning_rate: float = field(default=1e-4, metadata={"help": "peak rate of the text encoder"})
     head_learning_rate: float | None = field(
-        default=2e-3, metadata={"help": "peak rate of all between it and the CRF; none: the encoder's"}
+        default=2e-3, metadata={"help": "peak rate of all between it and the CRF (MGCMT: the encoder's)"}
     )
     crf_learning_rate: float | None = field(
-        default=2e-3, metadata={"help": "peak rate of the CRF's transition scores; none: the encoder's"}
+        default=2e-3, metadata={"help": "peak rate of the CRF's transition scores (MGCMT: the encoder's)"}
     )
     warmup_ratio: float = field(default=0.0, metadata={"help": "share of the updates in which the rates rise"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay of matrices"})

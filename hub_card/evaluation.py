@@ -222,6 +222,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     given = TagScheme(dataset["train" if "train" in dataset else next(iter(dataset))].features["tags"].feature.names)
     scheme = model.config.tag_scheme
     splits = {name: read_examples(rows, given, scheme, with_images=looks(model)) for name, rows in dataset.items()}
+    if looks(model) and not any(post.image for posts in splits.values() for post in posts):
+        print("the model looks at images, and no post has one: --images_dir names their folder", file=sys.stderr)
     evaluation = evaluate_model(model, processor, splits, options.batch_size)
     counts = {"corpus": {k: v for k, v in corpus.report.items() if k != "data"}}
     counts["processor"] = evaluation.fields.pop("counts")

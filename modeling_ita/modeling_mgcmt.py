@@ -378,12 +378,15 @@ class MgcmtForTokenClassification(EntityTagger):
         """What the vision encoder sees of images, `(B, 3, height, width)`: `(B, regions, region_size)`.
 
         Raises:
-            ValueError: the model has no vision encoder.
+            ValueError: the model has no vision encoder, or one that gives no feature map.
         """
         if self.vision is None:
             raise ValueError("pixel_values were given to a model without a vision encoder: give region_features")
         with torch.set_grad_enabled(self.config.train_vision and torch.is_grad_enabled()):
             channels = self.vision(pixel_values.to(self.vision.dtype)).last_hidden_state  # (B, size, rows, columns)
+        if channels.dim() != 4:
+            found = f"{type(self.vision).__name__} gives {tuple(channels.shape)}"
+            raise ValueError(f"{found} (expected a feature map (images, channels, rows, columns), as of a ResNet)")
         return channels.flatten(2).transpose(1, 2)
 
     def _regions(

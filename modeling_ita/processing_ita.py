@@ -76,7 +76,7 @@ class WordwiseProcessor(ProcessorMixin):
     Args:
         parts: the tokenizer, and what else the processor is made of.
         max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share.
+        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
         context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
 
     Raises:
@@ -168,7 +168,8 @@ class WordwiseProcessor(ProcessorMixin):
         opening = self.tokenizer.cls_token_id
         for b, post in enumerate(posts):
             offsets = [0, *accumulate(map(len, post))]  # pieces before word n
-            windows = _windows(offsets, self.max_length - 2, self.window_overlap)
+            overlap = min(self.window_overlap, self.max_length // 2)  # more would move a window by a word
+            windows = _windows(offsets, self.max_length - 2, overlap)
             counts["windowed_posts"] += len(windows) > 1
             places, home = [], []
             for word in range(len(post)):
@@ -211,7 +212,7 @@ class ItaProcessor(WordwiseProcessor):
             kinds that are not named are left out.
         separate_kinds: the kinds whose strings stand in a segment each; the strings of every other kind are joined.
         max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share.
+        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
         max_context_length: at most so many pieces of context, separators included. Default: as many as fit.
         segment_ids: whether the context gets segment id 1, for encoders that have segments. The original does not.
         context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.

@@ -59,7 +59,7 @@ class MgcmtProcessor(WordwiseProcessor):
         augmentation: what of a word's neighbours the model gets: their weighted `"mean"`, or the `"vectors"`
             themselves, for `aug_fusion="attention"`.
         max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share.
+        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
         context_builder: settings of the `VisualContextBuilder` that finds the objects in an image, if a post comes
             without its `object_tags`.
 

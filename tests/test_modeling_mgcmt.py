@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, RobertaConfig
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, RobertaConfig, ViTConfig
 
 from modeling_ita.configuration_mgcmt import MgcmtConfig
 from modeling_ita.crf import LinearChainCRF
@@ -369,6 +369,13 @@ def test_it_starts_from_pretrained_encoders(tmp_path: Path) -> None:
     assert blind.vision is None
     new = MgcmtForTokenClassification.from_encoders(*places, ResNetConfig(**VISION), train_vision=True)
     assert all(weights.requires_grad for weights in new.vision.parameters())
+
+
+def test_a_vision_encoder_without_a_feature_map_is_refused() -> None:
+    vision = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+    model = MgcmtForTokenClassification(make_config(vision_config=vision))
+    with pytest.raises(ValueError, match=r"ViTModel gives \(2, 5, 8\) \(expected a feature map"):
+        model.region_features(torch.zeros(2, 3, 32, 32))
 
 
 def test_weights_that_a_checkpoint_lacks_are_refused(tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_settings_out_of_range_are_refused(tiny_encoder: str) -> None:
     tokenizer = BertTokenizer.from_pretrained(tiny_encoder)
     with pytest.raises(ValueError, match="max_length is 4"):
         ItaProcessor(tokenizer, max_length=4)
+    narrow = ItaProcessor(tokenizer, max_length=64)
+    rows = narrow([["a"] * 300], is_split_into_words=True)["input_ids"]  # 62 words a window, 30 of them new
+    assert len(rows) == 9
     with pytest.raises(ValueError, match="window_overlap is -1"):
         ItaProcessor(tokenizer, window_overlap=-1)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "images").mkdir()
     contexts = []
+    tagger = {
+        "model": "a/detector",
+        "settings": {"attributes": {"model": "a/clip", "settings": {"attributes": ["red"]}}},
+    }
     for split, posts in (("train", 18), ("valid", 6), ("test", 6)):
         lines = []
         for i in range(posts):
@@ -38,7 +43,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else:
                 pen.rectangle((25, 5, 35, 40), fill="blue")
             picture.save(folder / "images" / f"{split}{i}.png")
-            contexts.append({"id": f"{split}{i}", "object_tags": ["red Sports Ball" if i % 4 else "car"]})
+            tags = ["red Sports Ball" if i % 4 else "red car", "hot dog"]
+            contexts.append({"id": f"{split}{i}", "object_tags": tags, "provenance": {"object_tags": tagger}})
         (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
     (folder / "images" / "train5.png").write_bytes(b"no picture")
     (folder / "contexts.jsonl").write_text("\n".join(map(json.dumps, contexts)), encoding="utf-8")
@@ -92,8 +98,8 @@ def test_a_run_with_a_frozen_vision_encoder(
 
     model = MgcmtForTokenClassification.from_pretrained(tmp_path / "run" / "model")
     processor = MgcmtProcessor.from_pretrained(tmp_path / "run" / "model")
-    assert processor.object_labels == ["red sports ball", "car"] and model.config.num_object_classes == 3
-    assert processor.max_length == 64
+    assert processor.object_labels == ["hot dog", "sports ball", "car"] and model.config.num_object_classes == 4
+    assert processor.max_length == 64 and model.config.num_regions == 4
     before = load_file(Path(tiny_vision_encoder) / "model.safetensors")
     assert all(torch.equal(weights, before[name]) for name, weights in model.vision.state_dict().items())
 
@@ -178,6 +184,20 @@ def test_one_rate_falls_to_zero_and_norms_are_spared_the_decay(
     rates = [step["lr"] for step in report["history"]["steps"]]
     assert max(rates) == pytest.approx(3e-5) and rates[-1] == 0.0 and min(rates) >= 0.0
     assert rates == [*sorted(rates[:3]), *sorted(rates[3:], reverse=True)]
+
+
+def test_a_corpus_without_images_or_validation_is_refused(
+    corpus: Path, tiny_encoder: str, tiny_vision_encoder: str, tmp_path: Path
+) -> None:
+    blind = flags(corpus, tiny_encoder, tmp_path / "run", "--vision_encoder", tiny_vision_encoder)
+    at = blind.index("--images_dir")
+    with pytest.raises(SystemExit, match="no training post has an image: give --images_dir"):
+        train.main(blind[:at] + blind[at + 2 :])
+    (tmp_path / "half").mkdir()
+    shutil.copy(corpus / "train.txt", tmp_path / "half" / "train.txt")
+    arguments = ["--dataset", "conll", "--data_dir", str(tmp_path / "half"), "--encoder", tiny_encoder]
+    with pytest.raises(SystemExit, match=r"has no validation split.*valid\.txt"):
+        train.main([*arguments, "--output_dir", str(tmp_path / "other")])
 
 
 @pytest.mark.parametrize(
