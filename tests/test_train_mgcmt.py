@@ -113,7 +113,7 @@ def test_a_run_with_a_frozen_vision_encoder(
     pipe = pipeline("token-classification", model=str(tmp_path / "run" / "model"), pipeline_class=ItaPipeline)
     image = str(corpus / "images" / "test0.png")
     alone, seen = pipe(["Phoenix tonight", {"text": "Phoenix tonight", "image": image}], aggregation_strategy="none")
-    assert alone != seen or [row["score"] for row in alone] != [row["score"] for row in seen]
+    assert alone != seen
 
 
 def test_a_vision_encoder_from_scratch_is_trained_along_and_resumed_exactly(
