@@ -55,6 +55,7 @@ from hub_card.push import open_repository, push_model, push_text
 from hub_card.report import format_table, gold_files, make_report, write_report
 from hub_card.report_page import write_page
 from hub_card.scores import score_views
+from modeling_ita.command_line import command
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator
 from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
@@ -553,5 +554,11 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     return report
 
 
+@command
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Trains from the command line; a function that returns the report is `main`."""
+    main(sys.argv[1:] if arguments is None else arguments)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run())

@@ -24,6 +24,8 @@ from dataset_scripts.audit_corpus import SEVERITIES, Corpus, read_corpus
 from dataset_scripts.audit_images import image_findings
 from dataset_scripts.audit_text import text_findings
 from dataset_scripts.mner import IMAGE_STATES, MnerConfig, MnerDataset, file_sha256
+from modeling_ita.command_line import command, print_text
+from modeling_ita.whole_files import write_text
 
 CONFIGS = {config.name: config for config in MnerDataset.BUILDER_CONFIGS}
 EXAMPLE_KEYS = ("file", "line", "row", "places")
@@ -179,20 +181,17 @@ def _configuration(corpus: str, chosen: AuditArguments) -> MnerConfig:
     return replace(config, images_dir=images_dir, types=types, context_files=context_files)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = HfArgumentParser(AuditArguments)  # type: ignore[arg-type]
     parser.add_argument("corpus", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts")
     chosen, positional = parser.parse_args_into_dataclasses(arguments)
-    try:
-        report = audit(_configuration(positional.corpus, chosen))
-        as_json = json.dumps(report, indent=2, ensure_ascii=False)
-        if chosen.json not in (None, "-"):
-            Path(chosen.json).write_text(as_json + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(as_json if chosen.json == "-" else format_text(report, chosen.examples))
+    report = audit(_configuration(positional.corpus, chosen))
+    as_json = json.dumps(report, indent=2, ensure_ascii=False)
+    if chosen.json not in (None, "-"):
+        write_text(chosen.json, as_json + "\n")
+    print_text(as_json if chosen.json == "-" else format_text(report, chosen.examples))
     failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[chosen.fail_on]
     return int(any(report["counts"][severity] for severity in failing))
 

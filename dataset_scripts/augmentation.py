@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from transformers import HfArgumentParser
 
 from dataset_scripts.mner import MnerDataset
 from dataset_scripts.word_vectors import WordVectors, read_word_vectors
+from modeling_ita.command_line import command, print_text
+from modeling_ita.whole_files import write_text
 from modeling_ita.word_neighbours import WordNeighbours
 
 CONFIGS = {config.name: config for config in MnerDataset.BUILDER_CONFIGS}
@@ -135,26 +137,22 @@ def coverage_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 2 if something fails."""
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = HfArgumentParser(AugmentationArguments)  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll")
     args, positional = parser.parse_args_into_dataclasses(arguments)
-    try:
-        if args.max_words < 0:
-            raise ValueError(f"--max_words is {args.max_words} (expected 0 or more)")
-        words = corpus_words(_builder(positional.corpus, args.data_dir))
-        table, read = augmentation_table(words, args.vectors, args.max_words, args.neighbours)
-        report = coverage(words, table, read)
-        table.save_pretrained(args.output)
-        text = coverage_text(report)
-        Path(args.output, f"{REPORT}.txt").write_text(text + "\n", encoding="utf-8")
-        as_json = json.dumps(report, ensure_ascii=False, indent=2)
-        Path(args.output, f"{REPORT}.json").write_text(as_json + "\n", encoding="utf-8")
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text)
+    if args.max_words < 0:
+        raise ValueError(f"--max_words is {args.max_words} (expected 0 or more)")
+    words = corpus_words(_builder(positional.corpus, args.data_dir))
+    table, read = augmentation_table(words, args.vectors, args.max_words, args.neighbours)
+    report = coverage(words, table, read)
+    table.save_pretrained(args.output)
+    text = coverage_text(report)
+    write_text(Path(args.output, f"{REPORT}.txt"), text + "\n")
+    write_text(Path(args.output, f"{REPORT}.json"), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    print_text(text)
     return 0
 
 

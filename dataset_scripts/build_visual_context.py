@@ -43,6 +43,7 @@ from dataset_scripts.context_store import ContextStore
 from dataset_scripts.dataset_card import CARD_TABLE, aligner_table
 from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
 from dataset_scripts.placeholders import COPIES, placeholder_groups
+from modeling_ita.command_line import command, print_text
 from modeling_ita.visual_context import (
     CAPTIONS,
     OBJECT_TAGS,
@@ -52,6 +53,7 @@ from modeling_ita.visual_context import (
     VisualContext,
     VisualContextBuilder,
 )
+from modeling_ita.whole_files import write_text
 
 STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
 HUB_CONFIGURATION = "visual_context"
@@ -339,9 +341,7 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
     report["seconds"] = round(time.monotonic() - started, 2)
     report["images_per_second"] = round(len(records) / max(time.monotonic() - started, 1e-9), 1)
     if args.report:
-        temporary = Path(f"{args.report}.tmp")
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(args.report)
+        write_text(args.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if args.push_to_hub:
         push_contexts(args.push_to_hub, contexts, report, args.private)
     return report
@@ -352,7 +352,8 @@ def default_store() -> str:
     return os.path.join(datasets.config.HF_CACHE_HOME, "ita_visual_contexts")
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = HfArgumentParser(BuildArguments)  # type: ignore[arg-type]
     parser.add_argument(
@@ -366,14 +367,11 @@ def main(arguments: list[str] | None = None) -> None:
     process = PartialState(cpu=on_cpu, timeout=timedelta(days=7)) if "RANK" in os.environ else None
     logging.disable_progress_bar()
     _return_large_blocks()
-    try:
-        report = run(_images(positional.corpus, args), args, process)
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+    report = run(_images(positional.corpus, args), args, process)
     if report:
-        print(report_text(report))
+        print_text(report_text(report))
         if args.output:
-            print(f"{args.output} {'written' if report['output'] == 'written' else 'is up to date'}")
+            print_text(f"{args.output} {'written' if report['output'] == 'written' else 'is up to date'}")
         print(f"{report['aligned']:,} images aligned in {report['seconds']:.1f} s")
         if not report["aligned"]:
             print("nothing was left to do: all that can be read was in the store")
@@ -433,4 +431,4 @@ def _card(record: Record, state: str, builder: VisualContextBuilder) -> Card:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

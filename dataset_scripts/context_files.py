@@ -14,6 +14,7 @@ import pyarrow.parquet
 
 from dataset_scripts.conll import CorpusFault, found
 from modeling_ita.visual_context import VisualContext
+from modeling_ita.whole_files import written_file
 
 CONTEXT_FORMAT = '{"id": "…", "<kind>": ["…", …], …, "source": {"<kind>": "…"}}'
 CONTEXT_SUFFIXES = (".jsonl", ".parquet")
@@ -76,18 +77,16 @@ def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualCo
     """
     path = Path(path)
     check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".parquet":
-        context_dataset(contexts).to_parquet(temporary)
-    else:
-        with temporary.open("w", encoding="utf-8") as file:
-            for key, context in contexts.items():
-                file.write(json.dumps({"id": key, **context.to_dict()}, ensure_ascii=False) + "\n")
-    if path.exists() and path.read_bytes() == temporary.read_bytes():
-        temporary.unlink()
-        return False
-    temporary.replace(path)
+    with written_file(path) as part:
+        if path.suffix == ".parquet":
+            context_dataset(contexts).to_parquet(part)
+        else:
+            with part.open("w", encoding="utf-8") as file:
+                for key, context in contexts.items():
+                    file.write(json.dumps({"id": key, **context.to_dict()}, ensure_ascii=False) + "\n")
+        if path.exists() and path.read_bytes() == part.read_bytes():
+            part.unlink()
+            return False
     return True
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from modeling_ita.whole_files import write_text
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -68,9 +69,7 @@ def write_preview(
 <details><summary>What became of the images</summary><table>{numbers}</table></details>
 <main>{"".join(map(_card, cards))}</main></body></html>
 """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _card(card: Card) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from dataset_scripts.checksums import CHECKSUMS, Difference, checksum_dataset, c
 from dataset_scripts.context_files import context_dataset
 from dataset_scripts.dataset_card import dataset_card, merged_card
 from dataset_scripts.mner import KNOWN_FILES, WITHOUT_LICENCE, MnerConfig, MnerDataset, file_sha256
+from modeling_ita.command_line import command, print_text
 from modeling_ita.visual_context import VisualContext
 
 CONFIGS = {config.name: config for config in MnerDataset.BUILDER_CONFIGS}
@@ -211,31 +212,28 @@ def differences_text(differences: list[Difference], repo_id: str) -> str:
     return "\n".join([f"the corpus is not that of {repo_id}:", *lines, *more])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 1 if `--verify` finds a difference, 2 if something fails."""
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 1 if `--verify` finds a difference."""
     parser = HfArgumentParser(PushArguments)  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll with its images/")
     parser.add_argument("repo_id", help="you/name on the Hub")
     args, positional = parser.parse_args_into_dataclasses(arguments)
-    try:
-        builder = _builder(positional.corpus, args)
-        if args.verify:
-            differences = verify_corpus(builder, positional.repo_id, args.revision)
-            print(differences_text(differences, positional.repo_id))
-            return int(bool(differences))
-        commit = builder.push_to_hub(
-            positional.repo_id,
-            args.private or None,
-            license=args.license,
-            language=args.language,
-            i_have_the_rights=args.i_have_the_rights,
-            checksums_only=args.checksums_only,
-            revision=args.revision,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"pushed: {commit.commit_url}")
+    builder = _builder(positional.corpus, args)
+    if args.verify:
+        differences = verify_corpus(builder, positional.repo_id, args.revision)
+        print_text(differences_text(differences, positional.repo_id))
+        return int(bool(differences))
+    commit = builder.push_to_hub(
+        positional.repo_id,
+        args.private or None,
+        license=args.license,
+        language=args.language,
+        i_have_the_rights=args.i_have_the_rights,
+        checksums_only=args.checksums_only,
+        revision=args.revision,
+    )
+    print_text(f"pushed: {commit.commit_url}")
     return 0
 
 

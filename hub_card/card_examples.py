@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from hub_card.charts import plain_text
 from modeling_ita.pipeline_ita import ItaPipeline
+from modeling_ita.plain_text import plain_text
 from modeling_ita.visual_context import OBJECT_TAGS
 
 TEXT = """\

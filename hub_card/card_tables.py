@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from hub_card.charts import plain_text
 from hub_card.comparison import compare_reports
 from hub_card.errors import KINDS
 from hub_card.evaluate_model import IMAGE
@@ -21,6 +20,7 @@ from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
 from hub_card.scores import Scoring
 from hub_card.signature import shared_lines
+from modeling_ita.plain_text import plain_text
 
 _SEEN = {
     "T": "the post alone",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from modeling_ita.plain_text import plain_text
 
 WIDTH, HEIGHT = 360, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 38
@@ -186,12 +187,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
         if len(ticks) <= 8:
             break
     return ticks if len(ticks) > 1 else _ticks(low, high)
-
-
-def plain_text(value: Any) -> str:
-    """A value as text that a file can hold: surrogates that make a pair are joined, what cannot be shown is U+FFFD."""
-    text = str(value).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _text(value: Any) -> str:

@@ -40,10 +40,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 from transformers.utils import logging
 
-from hub_card.staging import written_folder
+from modeling_ita.command_line import command, print_text
 from modeling_ita.configuration_ita import OUTSIDE, TagScheme
 from modeling_ita.configuration_mgcmt import MgcmtConfig
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
+from modeling_ita.whole_files import written_folder
 
 # The released tag sets, in the order of their ids.
 TAGS = ("PAD", "O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "X", "[CLS]", "[SEP]")
@@ -441,8 +442,9 @@ def conversion_text(conversion: Conversion) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 1 with a message if the checkpoint cannot be read or is none of MGCMT."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m hub_card.convert_mgcmt",
         description=__doc__,
@@ -458,12 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--aug_fusion", choices=("add", "gate"), default="add", help="how it was augmented")
     args = vars(parser.parse_args(arguments))
     logging.disable_progress_bar()
-    try:
-        print(conversion_text(convert_checkpoint(args.pop("checkpoint"), args.pop("output"), **args)))
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    print_text(conversion_text(convert_checkpoint(args.pop("checkpoint"), args.pop("output"), **args)))
 
 
 if __name__ == "__main__":

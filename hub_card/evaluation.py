@@ -54,6 +54,7 @@ from hub_card.scores import (
 )
 from hub_card.signature import Signature
 from modeling_ita import TagScheme
+from modeling_ita.command_line import command, print_text
 
 __all__ = [
     "MnerF1",
@@ -145,11 +146,11 @@ def format_scores(report: Mapping[str, Any], split: str, view: str) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: `python -m hub_card.evaluation evaluate | score | compare | table …`.
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line, `python -m hub_card.evaluation evaluate | score | compare | table …`.
 
-    Raises:
-        SystemExit: with status 1, two reports are not comparable; with status 2, the arguments or files are at fault.
+    It returns 1 if two reports are not comparable.
     """
     parser = argparse.ArgumentParser(
         prog="python -m hub_card.evaluation", description="Score tags, and compare the reports of runs."
@@ -192,12 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluate.set_defaults(run=_evaluate)
 
     options = parser.parse_args(arguments)
-    try:
-        status = options.run(options)
-    except (OSError, ValueError) as error:
-        commands.choices[options.command].error(str(error))
-    if status:
-        raise SystemExit(status)
+    return options.run(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -240,8 +236,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     write_report(report, options.output_dir / "report.json")
     split = list(evaluation.posts)[-1]
     write_page(report, evaluation.posts, options.output_dir / "report.html", split)
-    print(format_table(report, split))
-    print(f"report  {options.output_dir / 'report.json'}\npage    {options.output_dir / 'report.html'}")
+    print_text(format_table(report, split))
+    print_text(f"report  {options.output_dir / 'report.json'}\npage    {options.output_dir / 'report.html'}")
     return 0
 
 
@@ -250,19 +246,19 @@ def _table(options: argparse.Namespace) -> int:
     if twice:
         raise ValueError(f"given more than once: {', '.join(twice)}")
     reports = [read_report(path) for path in options.reports]
-    print(format_mean_and_sd(mean_and_sd(reports, options.split)))
+    print_text(format_mean_and_sd(mean_and_sd(reports, options.split)))
     signatures = shared_signatures(reports, options.split)
     if signatures:
-        print("", *signatures, sep="\n")
+        print_text("\n".join(["", *signatures]))
     return 0
 
 
 def _score(options: argparse.Namespace) -> int:
     report = score_files(options.gold, options.predicted, options.split, options.view)
     if options.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print_text(json.dumps(report, ensure_ascii=False))
     else:
-        print(format_scores(report, options.split, options.view))
+        print_text(format_scores(report, options.split, options.view))
     return 0
 
 
@@ -272,9 +268,9 @@ def _compare(options: argparse.Namespace) -> int:
     first, second = (read_report(path) for path in options.reports)
     views = (options.view[0], options.view[-1])
     comparison = compare_reports(first, second, options.split, views, options.force)
-    print(format_comparison(comparison))
+    print_text(format_comparison(comparison))
     return 1 if comparison.incomparable else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

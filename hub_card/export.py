@@ -22,7 +22,6 @@ from transformers.utils import logging
 import modeling_ita
 from hub_card import handler
 from hub_card.requirements import requirements
-from hub_card.staging import written_folder
 from modeling_ita import (
     ItaForTokenClassification,
     ItaPipeline,
@@ -30,6 +29,8 @@ from modeling_ita import (
     MgcmtForTokenClassification,
     MgcmtProcessor,
 )
+from modeling_ita.command_line import command, print_text
+from modeling_ita.whole_files import written_folder
 from modeling_ita.word_neighbours import TENSORS_FILE, WORDS_FILE
 
 # By the configuration's `model_type`.
@@ -184,31 +185,27 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 1 with a message if something is missing or the Hub refuses."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     args = command_line().parse_args(arguments)
     logging.disable_progress_bar()
     # Each command has packages of its own, of which the others know nothing.
-    try:
-        if args.command == "push":
-            from hub_card.push import push_model, push_text
+    if args.command == "push":
+        from hub_card.push import push_model, push_text
 
-            pushed = push_model(
-                args.folder, args.repository, args.private or None, branch=args.branch, message=args.message
-            )
-            print(push_text(pushed))
-        elif args.command == "space":
-            from hub_card.space.space_folder import write_space
+        pushed = push_model(
+            args.folder, args.repository, args.private or None, branch=args.branch, message=args.message
+        )
+        print_text(push_text(pushed))
+    elif args.command == "space":
+        from hub_card.space.space_folder import write_space
 
-            print(write_space(args.model, args.output, args.revision))
-        else:
-            from hub_card.onnx_export import onnx_command
+        print_text(write_space(args.model, args.output, args.revision))
+    else:
+        from hub_card.onnx_export import onnx_command
 
-            print("\n".join(onnx_command(args.model, args.output, args.int8)))
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        print_text("\n".join(onnx_command(args.model, args.output, args.int8)))
 
 
 if __name__ == "__main__":

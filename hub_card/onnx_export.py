@@ -19,8 +19,8 @@ from torch import nn
 
 from hub_card.onnx_int8 import quantize_graph
 from hub_card.onnx_model import CRF, GRAPH, INPUTS, WEIGHTS, OnnxItaForTokenClassification, require
-from hub_card.staging import written_folder
 from modeling_ita import ItaForTokenClassification, ItaProcessor
+from modeling_ita.whole_files import written_folder
 
 TOLERANCE = 1e-3  # between the emissions of the fp32 graph and torch's
 ONE_FILE = 1_800_000_000  # bytes of weights; an ONNX file ends at 2 GiB, and larger models keep them beside it

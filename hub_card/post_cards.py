@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from hub_card.charts import plain_text
 from hub_card.errors import EvaluatedPost, match
 from hub_card.report import view_title
 from modeling_ita.configuration_ita import Span
+from modeling_ita.plain_text import plain_text
 
 # Only a picture within the page, so that no post can make the page load anything.
 _THUMBNAIL = re.compile(r"data:image/[a-z+.-]+;base64,[A-Za-z0-9+/=]+")

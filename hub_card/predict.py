@@ -16,6 +16,7 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from modeling_ita import ItaPipeline
+from modeling_ita.command_line import command, print_text
 
 ALONE = "the post alone"
 
@@ -87,8 +88,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 1 with a message if the model or an input cannot be read."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m hub_card.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,14 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable_progress_bar()
     try:
         contexts = [json.loads(context) for context in args.context]
-        pipe: Any = pipeline("token-classification", model=args.model, pipeline_class=ItaPipeline, device=args.device)
-        print(report(args.post, label(pipe, args.post, args.image, contexts)))
     except json.JSONDecodeError as error:
         parser.error(f'--context takes JSON such as {{"captions": ["a dog"]}}, and {error.doc!r} is none: {error}')
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    pipe: Any = pipeline("token-classification", model=args.model, pipeline_class=ItaPipeline, device=args.device)
+    print_text(report(args.post, label(pipe, args.post, args.image, contexts)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, NotRequired, TypedDict
 from hub_card.intervals import Counts, bootstrap_f1
 from hub_card.scores import Scoring, ViewReport
 from hub_card.signature import Signature, shared_lines
+from modeling_ita.whole_files import write_text
 
 PACKAGES = (
     "ita-mner",
@@ -199,17 +200,10 @@ def _plain(value: Any, place: str) -> Any:
 
 def write_report(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a report as JSON; a reader of `path` sees the old file or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     # Lists of integers, such as the counts of every post, on one line each; no string of JSON holds a newline.
     text = re.sub(r"\[\n\s+(\d+(?:,\n\s+\d+)*)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, text + "\n")
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hub_card import charts, post_cards
-from hub_card.charts import Series, bar_chart, line_chart, plain_text
+from hub_card.charts import Series, bar_chart, line_chart
 from hub_card.errors import EvaluatedPost
 from hub_card.evaluate_model import IMAGE
 from hub_card.intervals import bootstrap_difference
@@ -20,6 +19,8 @@ from hub_card.report import counts_of, format_f1, signature_of, split_scores, vi
 from hub_card.scores import Scoring
 from hub_card.signature import shared_lines
 from modeling_ita.configuration_ita import OUTSIDE
+from modeling_ita.plain_text import plain_text
+from modeling_ita.whole_files import write_text
 
 # The columns in this order, each with what the model sees.
 _COLUMNS = {"I+T": "right image", "T": "no image", "wrong_image": "wrong image", "blank_image": "blank image"}
@@ -126,14 +127,7 @@ def write_page(
 {body}
 {f"<script>{script}</script>" if script else ""}</body></html>
 """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def _columns(report: Mapping[str, Any], split: str) -> str:

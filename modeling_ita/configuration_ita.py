@@ -9,6 +9,8 @@ import torch
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
+from .names import check_name
+
 OUTSIDE = "O"
 _PREFIXES = {"bio": "BI", "bioes": "BIES"}
 
@@ -39,7 +41,8 @@ class TagScheme:
         name: `"bio"` or `"bioes"`.
 
     Raises:
-        ValueError: `O` is missing, a tag stands twice or has no known prefix, or a type lacks one of its tags.
+        ValueError: `O` is missing, a tag stands twice or has no known prefix, or a type lacks one of its tags or has
+            no usable name (see `check_name`).
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -57,6 +60,8 @@ class TagScheme:
         for label, prefix, entity_type in zip(self.labels, self._prefixes, self._types, strict=True):
             if label != OUTSIDE and (prefix not in tuple("BIES") or not entity_type):
                 raise ValueError(f"the tag {label!r} is not of the form O, B-X, I-X, E-X or S-X")
+        for entity_type in self.types:
+            check_name("an entity type", entity_type)
         missing = [f"{p}-{t}" for t in self.types for p in _PREFIXES[self.name] if f"{p}-{t}" not in self.labels]
         if missing:
             raise ValueError(f"the {self.name.upper()} tag set {list(self.labels)} lacks {', '.join(missing)}")

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_ita import Span
-from .visual_context import VisualContext
+from .visual_context import VisualContext, check_kind
 
 IGNORED = -100  # the label of padding, as everywhere in transformers
 _KNOWN_WORDS = 200_000  # words whose pieces are remembered
@@ -218,7 +218,8 @@ class ItaProcessor(WordwiseProcessor):
         context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
 
     Raises:
-        ValueError: the tokenizer lacks a separator or an unknown token, or a length is out of range.
+        ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, or a kind has no
+            usable name.
     """
 
     def __init__(
@@ -235,8 +236,8 @@ class ItaProcessor(WordwiseProcessor):
         super().__init__(
             tokenizer, max_length=max_length, window_overlap=window_overlap, context_builder=context_builder
         )
-        self.context_kinds = list(context_kinds)
-        self.separate_kinds = list(separate_kinds)
+        self.context_kinds = [check_kind(kind) for kind in context_kinds]
+        self.separate_kinds = [check_kind(kind) for kind in separate_kinds]
         self.max_context_length = max_context_length
         self.segment_ids = segment_ids
 

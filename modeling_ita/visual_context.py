@@ -37,6 +37,7 @@ from .image_file import (
     plain_fingerprint,
     read_image_file,
 )
+from .names import check_name
 from .object_tagger import ObjectTagger
 from .ocr import EasyOcr, Florence2Ocr, PpOcr, RapidOcr, Tesseract, ocr_from_checkpoint
 
@@ -73,6 +74,7 @@ class VisualContext:
         cleaned = {kind: _clean(kind, strings) for kind, strings in self.kinds.items()}
         object.__setattr__(self, "kinds", {kind: strings for kind, strings in cleaned.items() if strings})
         for kind, origin in self.provenance.items():
+            check_kind(kind)
             if not isinstance(origin, Mapping):
                 raise ValueError(
                     f"the provenance of {kind!r} must be a dictionary such as {{'model': …}}, got {origin!r}"
@@ -136,10 +138,19 @@ class VisualContext:
         return {**{kind: list(strings) for kind, strings in self.kinds.items()}, "provenance": dict(self.provenance)}
 
 
+def check_kind(kind: Any) -> str:
+    """The name of a kind of context itself, if it can be one: it names a column, a folder of a store, a JSON key.
+
+    Raises:
+        ValueError: it is no name (see `check_name`), or one that a row of contexts needs for something else.
+    """
+    if kind in NOT_KINDS:
+        raise ValueError(f"{kind!r} cannot be the name of a kind of visual context: it has another meaning there")
+    return check_name("a kind of visual context", kind)
+
+
 def _clean(kind: Any, strings: Any) -> list[str]:
-    # A kind is the name of a column, and in a store of a folder.
-    if not isinstance(kind, str) or not kind.strip() or kind in NOT_KINDS or kind[0] == "." or len(kind) > 60:
-        raise ValueError(f"{kind!r} cannot be the name of a kind of visual context")
+    check_kind(kind)
     if isinstance(strings, str):
         raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{strings!r}]")
     if not isinstance(strings, (list, tuple)):

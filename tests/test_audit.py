@@ -511,7 +511,7 @@ def test_exit_codes_of_errors_notes_and_nothing(corpus: Path, capsys: pytest.Cap
         (["/no/where"], "there is no folder /no/where"),
         (["{corpus}/images"], "holds no split"),
         (["{corpus}", "--context_files", "/no/where.jsonl"], "there is no context file /no/where.jsonl"),
-        (["{corpus}", "--json", "/no/where.json"], "/no/where.json"),
+        (["{corpus}", "--json", "{corpus}/test.txt/a.json"], "test.txt"),
         (["sample_posts", "--dataset", "twitter2018"], "invalid choice"),
     ],
 )

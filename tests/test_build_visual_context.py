@@ -83,10 +83,13 @@ def corpus(tmp_path: Path) -> Path:
 
 def build(root: Path, *arguments: str, aligner: str = "ocr=width_reader:WidthReader") -> dict[str, Any]:
     """Run the command with an aligner that reads the width; returns the end report."""
-    kind = aligner.partition("=")[0]
-    fixed = ["--aligner", aligner, "--set", f"{kind}.log={root / 'log'}", "--store", str(root / "store")]
-    main([*arguments, *fixed, "--report", str(root / "report.json")])
+    assert main([*arguments, *fixed_arguments(root, aligner), "--report", str(root / "report.json")]) == 0
     return json.loads((root / "report.json").read_text())
+
+
+def fixed_arguments(root: Path, aligner: str = "ocr=width_reader:WidthReader") -> list[str]:
+    kind = aligner.partition("=")[0]
+    return ["--aligner", aligner, "--set", f"{kind}.log={root / 'log'}", "--store", str(root / "store")]
 
 
 def shown(root: Path) -> list[int]:
@@ -162,8 +165,8 @@ def test_another_aligner_or_setting_reads_again_and_the_first_is_kept(corpus: Pa
 
 
 def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, str(corpus), "--set", "ocr.stop_at=60", "--batch_size", "1", "--workers", "1")
+    stopping = ["--set", "ocr.stop_at=60", "--batch_size", "1", "--workers", "1"]
+    assert main([str(corpus), *fixed_arguments(tmp_path), *stopping]) == 130
     assert shown(tmp_path) == [40, 44, 50]
     report = build(tmp_path, str(corpus), "--batch_size", "1")
     assert shown(tmp_path) == [40, 44, 50, 60]
@@ -192,11 +195,12 @@ def test_merged_kinds(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"captions": ["x"]}', '{"id": "b", "captions": "x"}', '["b"]', "{"])
-def test_malformed_rows_are_named(corpus: Path, tmp_path: Path, line: str) -> None:
+def test_malformed_rows_are_named(corpus: Path, tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     scenes = corpus / "scenes.jsonl"
     scenes.write_text(f'{{"id": "a", "captions": ["x"]}}\n{line}\n')
-    with pytest.raises(SystemExit, match=r"scenes\.jsonl, line 2: "):
-        build(tmp_path, str(corpus), "--merge", str(scenes), "--output", str(tmp_path / "x.jsonl"))
+    output = str(tmp_path / "x.jsonl")
+    assert main([str(corpus), *fixed_arguments(tmp_path), "--merge", str(scenes), "--output", output]) == 2
+    assert re.match(r"error: .*scenes\.jsonl, line 2: ", capsys.readouterr().err)
     assert shown(tmp_path) == []
 
 
@@ -485,9 +489,11 @@ def test_settings_are_json_where_they_can_be() -> None:
         (["--captions", "a/b", "--device", "nowhere"], "captions: .*nowhere"),
     ],
 )
-def test_what_is_wrong_is_named(corpus: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises(SystemExit, match=f"error: .*{message}"):
-        main([str(corpus), "--store", str(tmp_path / "store"), *arguments])
+def test_what_is_wrong_is_named(
+    corpus: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(corpus), "--store", str(tmp_path / "store"), *arguments]) == 2
+    assert re.match(f"error: .*{message}", capsys.readouterr().err)
 
 
 def test_images_come_from_one_place(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -495,10 +501,10 @@ def test_images_come_from_one_place(corpus: Path, tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit):
             main([*sources, "--ocr", "rapidocr"])
         assert "one of CORPUS, --images and --dataset" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
-        main([str(tmp_path / "nowhere"), "--ocr", "rapidocr"])
-    with pytest.raises(SystemExit, match=r"error: images_dir: there is no folder .*pictures"):
-        main([str(corpus), "--images_dir", str(tmp_path / "pictures"), "--ocr", "rapidocr"])
+    assert main([str(tmp_path / "nowhere"), "--ocr", "rapidocr"]) == 2
+    assert re.match(r"error: .*nowhere", capsys.readouterr().err)
+    assert main([str(corpus), "--images_dir", str(tmp_path / "pictures"), "--ocr", "rapidocr"]) == 2
+    assert re.match(r"error: images_dir: there is no folder .*pictures", capsys.readouterr().err)
 
 
 def test_ocr_for_real(corpus: Path, tmp_path: Path) -> None:

@@ -67,11 +67,13 @@ def test_every_keyword_is_a_kind() -> None:
     (context,) = builder([two_colours()])
     assert context.kinds == {"captions": ["(60, 40)"], "mood": ["(60, 40)"]}
     assert list(builder.aligners) == ["captions", "mood"]
-    assert VisualContextBuilder(**{"my kind": Stub()})([two_colours()])[0].kinds == {"my kind": ["(60, 40)"]}
+    assert VisualContextBuilder(**{"my-kind.2": Stub()})([two_colours()])[0].kinds == {"my-kind.2": ["(60, 40)"]}
     assert VisualContextBuilder()([two_colours()]) == [VisualContext()]
 
 
-@pytest.mark.parametrize("kind", ["id", "provenance", "source", EXAMINATION, " "])
+@pytest.mark.parametrize(
+    "kind", ["id", "provenance", "source", EXAMINATION, " ", "my kind", ".x", "a" * 61, 'a":[]', "a/b"]
+)
 def test_what_cannot_be_a_kind_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a kind"):
         VisualContextBuilder(**{kind: Stub()})

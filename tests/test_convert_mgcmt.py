@@ -410,7 +410,7 @@ def test_the_command_writes_a_checkpoint_that_loads(
     assert f"taken over: {len(expected)} weights, {taken:,} parameters" in said
     assert "left out, the encoder's pooler: 600 parameters of bert.pooler.dense" in said
     assert "left out, tags of no word: PAD, X, [CLS], [SEP]" in said and "start anew" not in said
-    assert main([str(tmp_path / file), str(out), "--num_attention_heads", str(HEADS)]) == 1  # nothing is replaced
+    assert main([str(tmp_path / file), str(out), "--num_attention_heads", str(HEADS)]) == 2  # nothing is replaced
     assert "exists" in capsys.readouterr().err
 
 
@@ -465,7 +465,7 @@ def test_files_that_are_no_weights_are_refused(
         "broken.safetensors": "cannot be read as weights alone",
         "absent.bin": "No such file",
     }.items():
-        assert main([file, "out"]) == 1
+        assert main([file, "out"]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and file in said and message in said, file
     assert not Path("executed").exists() and not Path("out").exists()

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from hub_card.requirements import recipes, requirements, system_packages
-from hub_card.staging import written_folder
+from modeling_ita.whole_files import written_folder
 
 HERE = Path(__file__).parent
 PYTHON = "3.12"
