@@ -10,13 +10,12 @@ Reads top to bottom: the loop, the systems, the whole run. The flags are in `tra
 
 from __future__ import annotations
 
-import json
-import logging
 import shlex
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +24,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
-    ProjectConfiguration,
     broadcast,
-    broadcast_object_list,
     send_to_device,
     set_seed,
 )
@@ -62,19 +59,23 @@ from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
 from modeling_ita.processing_mgcmt import MgcmtProcessor
+from modeling_ita.training_checkpoints import Checkpoints, on_main_process, restore_best, written_model
 from modeling_ita.visual_context import OBJECT_TAGS, PROFILES, VisualContext
+from modeling_ita.whole_files import claimed_folder
 from modeling_ita.word_neighbours import WordNeighbours
 from train_arguments import (
     FROM_SCRATCH,
-    NO_PART_OF_A_RUN,
     Arguments,
     ItaArguments,
     MgcmtArguments,
+    check_settings,
     defaults,
     parse_arguments,
+    write_settings,
 )
 
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
+RECORD = "training_args.json"
 PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
 
 
@@ -110,16 +111,17 @@ class Trainer:
         collate: MnerDataCollator,
         splits: dict[str, list[Example]],
         arguments: Arguments,
+        checkpoints: Checkpoints,
     ) -> None:
         _, self.model_arguments, self.args = arguments
         self.accelerator, self.processor, self.collate, self.splits = accelerator, processor, collate, splits
-        self.output = Path(self.args.output_dir)
+        self.checkpoints, self.best = checkpoints, Path(self.args.output_dir) / "best"
         self.lengths = self._lengths()
         batches = -(-len(splits["train"]) // self.args.batch_size)
         self.steps_an_epoch = -(-batches // self.args.gradient_accumulation_steps)
         self.total_steps = self.steps_an_epoch * self.args.num_epochs
         if len(splits["train"]) // batches < accelerator.num_processes:
-            raise SystemExit(f"--batch_size {self.args.batch_size} leaves a process without a post: raise it")
+            raise ValueError(f"--batch_size {self.args.batch_size} leaves a process without a post: raise it")
 
         optimizer = torch.optim.AdamW(
             self._parameter_groups(model),
@@ -142,30 +144,29 @@ class Trainer:
         """The model without what accelerate put around it."""
         return self.accelerator.unwrap_model(self.model)
 
+    def resume(self, checkpoint: Path) -> None:
+        """Goes back to a checkpoint, with the best weights as they were then."""
+        self.checkpoints.load(self.accelerator, checkpoint)
+        if self.progress.best >= 0 and self.accelerator.is_main_process:
+            restore_best(checkpoint, self.best)
+        self.accelerator.print(f"goes on from {checkpoint}, after step {self.progress.step}")
+
     def train(self) -> None:
         """Trains to the end, or to `--max_steps`; the best weights are left in `OUTPUT/best`."""
         end = min(self.total_steps, self.args.max_steps or self.total_steps)
-        bar = tqdm(
-            total=end,
-            initial=self.progress.step,
-            desc="training",
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
-        while self.progress.step < end:
-            epoch, done = divmod(self.progress.step, self.steps_an_epoch)
-            for step_batches in self._steps_of(epoch, done):
-                self._step(step_batches)
-                bar.update()
-                epoch_ends = self.progress.step % self.steps_an_epoch == 0
-                if epoch_ends:
-                    bar.set_postfix_str(self._evaluate(epoch + 1))
-                every = self.args.save_steps or self.steps_an_epoch
-                if self.progress.step % every == 0 or self.progress.step == end:
-                    self.accelerator.save_state()
-                if self.progress.step == end:
-                    break
-        bar.close()
+        every, shown = self.args.save_steps or self.steps_an_epoch, self.accelerator.is_main_process
+        with tqdm(total=end, initial=self.progress.step, desc="training", unit="step", disable=not shown) as bar:
+            while self.progress.step < end:
+                epoch, done = divmod(self.progress.step, self.steps_an_epoch)
+                for step_batches in self._steps_of(epoch, done):
+                    self._step(step_batches)
+                    bar.update()
+                    if self.progress.step % self.steps_an_epoch == 0:
+                        bar.set_postfix_str(self._evaluate(epoch + 1))
+                    if self.progress.step % every == 0 or self.progress.step == end:
+                        self.checkpoints.save(self.accelerator, self.best if self.progress.best >= 0 else None)
+                    if self.progress.step == end:
+                        break
 
     def _parameter_groups(self, model: EntityTagger) -> list[dict[str, Any]]:
         """What is trained, by learning rate and, biases and norms being spared, by weight decay."""
@@ -235,9 +236,10 @@ class Trainer:
         progress.history["steps"].append(entry)
         self.accelerator.log(entry, step=progress.step)
         if not torch.isfinite(sums).all():
+            kept = f"; {self.best} holds the best weights so far" if progress.best >= 0 else ""
             raise FloatingPointError(
-                f"the loss is {losses['loss']} at step {progress.step}: lower --learning_rate or --crf_learning_rate; "
-                f"{self.output / 'best'} holds the best weights so far"
+                f"the loss is {losses['loss']} at step {progress.step}: lower --learning_rate or --crf_learning_rate"
+                f"{kept}"
             )
 
     def _evaluate(self, epoch: int) -> str:
@@ -251,7 +253,8 @@ class Trainer:
         if is_best:
             self.progress.best = mean
             if self.accelerator.is_main_process:
-                self.plain_model.save_pretrained(self.output / "best")
+                with written_model(self.best) as folder:
+                    self.plain_model.save_pretrained(folder)
         entry = {"epoch": epoch, "step": self.progress.step, **f1, "mean": mean, "best": is_best}
         self.progress.history["evaluations"].append(entry)
         self.accelerator.log({f"valid/{k}": v for k, v in entry.items() if k != "best"}, step=self.progress.step)
@@ -327,7 +330,7 @@ def build_mgcmt(
             way_out = (
                 f"--vision_encoder {FROM_SCRATCH} --train_vision true and --visual_fusion objects need no download"
             )
-            raise SystemExit(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
+            raise ValueError(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
     contexts = [example.context for example in splits["train"]] if args.sees_objects else []
     classes = object_classes(contexts)
     size: Any = {} if table is None else {"augmentation_size": table.size}
@@ -382,105 +385,92 @@ def object_classes(contexts: Sequence[VisualContext]) -> list[str]:
 
 
 def with_tensors(
-    model: MgcmtForTokenClassification, processor: Any, examples: list[Example], batch_size: int, progress: str | None
-) -> list[Example]:
+    model: MgcmtForTokenClassification, processor: Any, splits: dict[str, list[Example]], batch_size: int, show: bool
+) -> dict[str, list[Example]]:
     """The posts with what the model is given of their images, so that no image is opened or looked at twice.
 
     Of a frozen vision encoder it is the features (of a ResNet-152 400 KB an image), of one that is trained along the
     pixels (600 KB at 224 × 224).
     """
-    images = [example.image for example in examples]
-    regions = not model.config.train_vision
-    made = read_images(model, processor, images, batch_size, regions=regions, progress=progress)
-    return [replace(example, image=tensor) for example, tensor in zip(examples, made, strict=True)]
+    regions, seen = not model.config.train_vision, {}
+    for name, examples in splits.items():
+        images, progress = [example.image for example in examples], f"{name}, images" if show else None
+        made = read_images(model, processor, images, batch_size, regions=regions, progress=progress)
+        seen[name] = [replace(example, image=tensor) for example, tensor in zip(examples, made, strict=True)]
+    return seen
 
 
-def claim_output(arguments: Arguments) -> tuple[Path, Path | None]:
-    """The output folder, and the checkpoint in it to go on from.
+def claim_output(arguments: Arguments, held: ExitStack) -> tuple[Checkpoints, Path | None]:
+    """Takes the output folder for this process; gives its checkpoints and the one to go on from.
 
     Raises:
-        SystemExit: the folder holds another run, or there is no such checkpoint.
+        ValueError: the folder holds another run, or the checkpoint is damaged.
+        OSError: another process is training there, or there is no such checkpoint.
     """
     args = arguments[2]
     output = Path(args.output_dir)
-    settings = {key: value for part in arguments for key, value in asdict(part).items()}
-    for free in NO_PART_OF_A_RUN:
-        settings.pop(free)
-    record = output / "training_args.json"
-    checkpoints = sorted((output / "checkpoints").glob("checkpoint_*"), key=lambda p: int(p.name.rpartition("_")[2]))
-    if args.resume_from_checkpoint is None and (checkpoints or record.exists()):
-        raise SystemExit(
+    held.enter_context(claimed_folder(output, "wait for it, or name another --output_dir"))
+    checkpoints = Checkpoints(output / "checkpoints", args.save_total_limit)
+    if args.resume_from_checkpoint is None and (checkpoints.numbered() or (output / RECORD).exists()):
+        raise ValueError(
             f"{output} holds a run already: go on with it (--resume_from_checkpoint last) or name another --output_dir"
         )
-    if record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        differing = [f"--{k} {before.get(k)} → {v}" for k, v in settings.items() if before.get(k) != v]
-        if differing:
-            raise SystemExit(
-                f"{output} holds a run with other settings ({'; '.join(differing)}): give it the same ones, "
-                "or name another --output_dir"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    if args.resume_from_checkpoint in (None, "last"):
-        return output, checkpoints[-1] if checkpoints else None
-    if not Path(args.resume_from_checkpoint).is_dir():
-        raise SystemExit(f"--resume_from_checkpoint {args.resume_from_checkpoint} is no folder (or: last)")
-    return output, Path(args.resume_from_checkpoint)
+    check_settings(arguments, output / RECORD)
+    return checkpoints, checkpoints.to_resume(args.resume_from_checkpoint or "last")
 
 
-def make_accelerator(arguments: Arguments, output: Path, checkpoint: Path | None) -> Accelerator:
-    """Devices, precision, trackers; checkpoints are numbered on from the one to resume."""
+def make_accelerator(arguments: Arguments) -> Accelerator:
+    """Devices, precision, trackers."""
     _, model_arguments, args = arguments
     precision = args.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    accelerator = Accelerator(
+    return Accelerator(
         mixed_precision=precision,
         log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(
-            project_dir=str(output),
-            automatic_checkpoint_naming=True,
-            total_limit=args.save_total_limit,
-            iteration=0 if checkpoint is None else int(checkpoint.name.rpartition("_")[2]) + 1,
-        ),
+        project_dir=args.output_dir,
         # A vision encoder gets no gradients from a batch without an image.
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=getattr(model_arguments, "train_vision", False))
         ],
     )
-    return accelerator
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Trains and evaluates as the arguments say, and returns the report."""
-    # One progress bar, not broken by a bar for every checkpoint and a warning for every one that is pruned.
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
-    arguments = parse_arguments(argv)
-    data, model_arguments, args = arguments
-    process = PartialState(cpu=not torch.accelerator.is_available())
-    if args.push_to_hub and process.is_main_process:
-        open_repository(
-            str(args.hub_model_id), args.hub_private_repo or None
-        )  # refused now rather than after the training
-    # One process claims the folder: a second one would find it taken by the first.
-    claimed: list[Any] = [claim_output(arguments) if process.is_main_process else None]
-    broadcast_object_list(claimed)
-    [(output, checkpoint)] = claimed
-    accelerator = make_accelerator(arguments, output, checkpoint)
-    if args.report_to != "none":
-        accelerator.init_trackers(
-            "ita-mner", config={k: str(v) for part in arguments for k, v in asdict(part).items()}
-        )
+    """Trains and evaluates as the arguments say, and returns the report.
 
+    Raises:
+        ValueError: the arguments, the data or the checkpoint cannot be used.
+        OSError: a file is missing, cannot be written, or another process is training in the output folder.
+    """
+    # One progress bar, not broken by a bar for every checkpoint.
+    transformers_logging.disable_progress_bar()
+    arguments = parse_arguments(argv)
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    with ExitStack() as held:
+        # One process claims the folder for all of them.
+        checkpoints, checkpoint = on_main_process(process, lambda: claim_output(arguments, held))
+        try:
+            return train_and_report(argv, arguments, checkpoints, checkpoint)
+        except (KeyboardInterrupt, OSError) as stop:
+            if Path(arguments[2].output_dir, RECORD).exists():
+                stop.add_note(f"--resume_from_checkpoint last {checkpoints.way_on()}")
+            raise
+
+
+def train_and_report(
+    argv: Sequence[str], arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | None
+) -> dict[str, Any]:
+    """The run, in a folder that is claimed."""
+    data, model_arguments, args = arguments
+    output = Path(args.output_dir)
+    accelerator = make_accelerator(arguments)
+    if args.push_to_hub and accelerator.is_main_process:
+        # Refused now rather than after the training.
+        open_repository(str(args.hub_model_id), args.hub_private_repo or None)
     with accelerator.main_process_first():
-        corpus = MnerDataset(
-            config_name=data.dataset,
-            data_dir=data.data_dir,
-            images_dir=data.images_dir,
-            context_files=data.context_files,
-        )
+        where = {"data_dir": data.data_dir, "images_dir": data.images_dir, "context_files": data.context_files}
+        corpus = MnerDataset(config_name=data.dataset, **where)
         corpus.download_and_prepare()
     dataset = corpus.as_dataset()
     given = TagScheme(dataset["train"].features["tags"].feature.names)
@@ -488,46 +478,47 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     with_images = isinstance(model_arguments, MgcmtArguments) and model_arguments.sees_regions
     splits = {name: read_examples(rows, given, scheme, with_images=with_images) for name, rows in dataset.items()}
     if "validation" not in splits:
-        raise SystemExit(f"{data.dataset} has no validation split, on which the epoch is chosen: add valid.txt")
+        raise ValueError(f"{data.dataset} has no validation split, on which the epoch is chosen: add valid.txt")
     if with_images and not any(example.image for example in splits["train"]):
-        raise SystemExit("no training post has an image: give --images_dir, or do without (--visual_fusion objects)")
+        raise ValueError("no training post has an image: give --images_dir, or do without (--visual_fusion objects)")
     made_by = recorded_aligners(example.context for example in splits["train"])
     profile = PROFILES.get(model_arguments.context_builder, {})
     aligners = named_aligners(made_by) if model_arguments.context_builder == "contexts" else profile
     set_seed(args.seed)  # every process starts from the same weights …
     build: Any = build_mgcmt if isinstance(model_arguments, MgcmtArguments) else build_ita
-    model, processor, collate = build(model_arguments, scheme, splits, aligners)
+    try:
+        model, processor, collate = build(model_arguments, scheme, splits, aligners)
+    except OSError as error:
+        error.add_note(f"--encoder is {model_arguments.encoder}")
+        raise
     set_seed(args.seed, device_specific=True)  # … and drops out others
     if looks(model):
         model.to(accelerator.device)
-        splits = {
-            name: with_tensors(
-                model,
-                processor,
-                examples,
-                args.eval_batch_size,
-                f"{name}, images" if process.is_main_process else None,
-            )
-            for name, examples in splits.items()
-        }
-
-    trainer = Trainer(accelerator, model, processor, collate, splits, arguments)
+        splits = with_tensors(model, processor, splits, args.eval_batch_size, accelerator.is_main_process)
+    trainer = Trainer(accelerator, model, processor, collate, splits, arguments, checkpoints)
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
+        trainer.resume(checkpoint)
+    if accelerator.is_main_process:  # a start that failed has no settings: all is loaded now
+        write_settings(arguments, output / RECORD)
+    if args.report_to != "none":
+        accelerator.init_trackers(
+            "ita-mner", config={k: str(v) for part in arguments for k, v in asdict(part).items()}
+        )
     trainer.train()
     if trainer.progress.step < trainer.total_steps:
         accelerator.print(
             f"stopped after {trainer.progress.step} of {trainer.total_steps} steps; "
-            "--resume_from_checkpoint last goes on"
+            f"--resume_from_checkpoint last {checkpoints.way_on()}"
         )
         return {}
 
     accelerator.wait_for_everyone()
     report: dict[str, Any] = {}
     if accelerator.is_main_process:
-        best = AutoModelForTokenClassification.from_pretrained(output / "best").to(accelerator.device)
+        best = AutoModelForTokenClassification.from_pretrained(trainer.best).to(accelerator.device)
         evaluation = evaluate_model(best, processor, splits, args.eval_batch_size)
         best.config.score_temperature = evaluation.temperature
+        best.config.name_or_path = ""  # where it lies says nothing of the run
         counts = evaluation.fields.pop("counts")
         report = make_report(
             name=args.name or output.name,
@@ -557,6 +548,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 @command
 def run(arguments: Sequence[str] | None = None) -> None:
     """Trains from the command line; a function that returns the report is `main`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler that stops the run is Ctrl-C
     main(sys.argv[1:] if arguments is None else arguments)
 
 

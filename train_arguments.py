@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from dataset_scripts.packaged_encoder import MINILM
+from modeling_ita.whole_files import write_text
 
 # Settings that change nothing of what is trained, and may differ when a run is resumed.
 NO_PART_OF_A_RUN = (
@@ -166,10 +168,11 @@ class OptimizationArguments:
     save_steps: int | None = field(
         default=None, metadata={"help": "updates between two checkpoints; default: one after every epoch"}
     )
-    save_total_limit: int = field(default=2, metadata={"help": "checkpoints kept"})
+    save_total_limit: int = field(default=2, metadata={"help": "newest checkpoints kept"})
     max_steps: int | None = field(default=None, metadata={"help": "stop after so many updates, to resume later"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint folder; last: the newest of output_dir, if there is one"}
+        default=None,
+        metadata={"help": "a checkpoint folder; last: the newest intact one of output_dir, if any"},
     )
     seed: int = field(default=1, metadata={"help": "seed of initial weights, order and dropout"})
     report_to: str = field(default="none", metadata={"help": "tracker: tensorboard, wandb, mlflow, trackio … or none"})
@@ -210,11 +213,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if isinstance(model, MgcmtArguments):
         model.train_vision = model.train_vision and model.sees_regions
         if model.sees_regions and model.vision_encoder == FROM_SCRATCH and not model.train_vision:
-            raise SystemExit(f"--vision_encoder {FROM_SCRATCH} knows nothing yet: it needs --train_vision true")
+            raise ValueError(f"--vision_encoder {FROM_SCRATCH} knows nothing yet: it needs --train_vision true")
     if optimization.push_to_hub and not optimization.hub_model_id:
-        raise SystemExit("--push_to_hub needs --hub_model_id you/name")
+        raise ValueError("--push_to_hub needs --hub_model_id you/name")
     if optimization.max_steps is not None and optimization.max_steps < 1:
-        raise SystemExit("--max_steps is below 1: leave it out to train through")
+        raise ValueError("--max_steps is below 1: leave it out to train through")
+    if optimization.save_total_limit < 1:
+        raise ValueError("--save_total_limit is below 1: the newest checkpoint is always kept")
     return data, model, optimization
 
 
@@ -224,3 +229,33 @@ def defaults(arguments: Arguments) -> dict[str, Any]:
     made = {flag.name: flag.default_factory() for flag in flags if flag.default_factory is not MISSING}
     plain = {**{flag.name: flag.default for flag in flags if flag.default is not MISSING}, **made}
     return {**plain, **(MGCMT_DEFAULTS if arguments[1].model == "mgcmt" else {}), "model": arguments[1].model}
+
+
+def write_settings(arguments: Arguments, record: Path) -> None:
+    """Records the settings that a run keeps when it is resumed."""
+    write_text(record, json.dumps(_kept(arguments), indent=2) + "\n")
+
+
+def check_settings(arguments: Arguments, record: Path) -> None:
+    """Checks that a run is resumed with the settings that it was started with, if any are recorded.
+
+    Raises:
+        ValueError: they differ, or the record is damaged.
+    """
+    if not record.exists():
+        return
+    try:
+        before = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{record} is damaged, remove it to go on without it: {error}") from error
+    differing = [f"--{k} {before.get(k)} → {v}" for k, v in _kept(arguments).items() if before.get(k) != v]
+    if differing:
+        raise ValueError(
+            f"{record.parent} holds a run with other settings ({'; '.join(differing)}): give it the same ones, "
+            "or name another --output_dir"
+        )
+
+
+def _kept(arguments: Arguments) -> dict[str, Any]:
+    settings = {key: value for part in arguments for key, value in asdict(part).items()}
+    return {key: value for key, value in settings.items() if key not in NO_PART_OF_A_RUN}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from hub_card.report import shared_signatures, view_title
+from modeling_ita.whole_files import written_file
 
 # Okabe and Ito's palette, told apart with any colour vision; a loss has the colour of the view that it trains.
 _BLUE, _VERMILLION, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
@@ -50,8 +51,8 @@ def training_figure(report: Mapping[str, Any], path: str | os.PathLike[str], spl
     figure.suptitle(report["name"], x=0.01, ha="left", fontsize=13)
     if split in report["scores"]:
         figure.supxlabel("\n".join(shared_signatures([report], split)), fontsize=7, family="monospace", color="0.35")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with written_file(path) as part:
+        figure.savefig(part, format=Path(path).suffix[1:])
 
 
 def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:

@@ -37,8 +37,8 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
             status = main(arguments) or DONE
             sys.stdout.flush()
             return status
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(one_line("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])])), file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:  # whoever read has enough: `… | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +55,7 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
 def error_line(error: BaseException) -> str:
     """What went wrong, as one line: `error: …`, with the notes that were added on the way."""
     said = str(error)
-    if not isinstance(error, (OSError, ValueError, ImportError)) or not said:
+    if not isinstance(error, (OSError, ValueError, ImportError, FloatingPointError)) or not said:
         # Not foreseen: a fault of this package, or of a library below it.
         said = f"{type(error).__name__}: {said} ({DEBUG}=1 shows where)"
     return one_line("; ".join([f"error: {said}", *getattr(error, "__notes__", [])]))

@@ -117,21 +117,37 @@ def claimed_folder(folder: str | os.PathLike[str], why: str) -> Iterator[None]:
     """Keeps a folder for this process until the block ends or the process dies, however it dies.
 
     Args:
-        folder: the folder; made if it is not there.
+        folder: the folder; made if it is not there, and removed again if the block leaves nothing in it.
         why: the end of the message to whoever comes second: what to do instead.
 
     Raises:
         BlockingIOError: another process has it.
     """
-    with _named(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        lock = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    target = Path(os.path.abspath(folder))
+    file = target / ".lock"
+    made = [place for place in (target, *target.parents) if not place.exists()]
+    while True:
+        with _named(folder):
+            try:
+                target.mkdir(parents=True, exist_ok=True)
+                lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # another process has just removed the folder that it made
+                continue
         if _lock(lock) is False:
+            os.close(lock)
             raise BlockingIOError(f"another process is at work in {folder}: {why}")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(file)):
+                break
+        os.close(lock)  # it was removed before it was locked: by the process that had it
+    try:
         yield
     finally:
-        os.close(lock)  # the file stays: whoever removed it would take the lock from the next one
+        with suppress(OSError):  # while it is locked: who has opened it meanwhile sees that it is gone
+            file.unlink()
+            for place in made:
+                place.rmdir()  # not if something is in it
+        os.close(lock)
 
 
 def remove_leftovers(target: str | os.PathLike[str]) -> None:

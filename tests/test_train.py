@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train
 from dataset_scripts.packaged_encoder import MINILM, encoder_folder
+from modeling_ita.whole_files import claimed_folder
 
 ROOT = Path(train.__file__).parent
 NAMES = ["Phoenix", "Paris", "London", "Chicago"]
@@ -187,10 +190,133 @@ def test_bioes_trains_and_scores_the_same_entities(corpus: Path, tiny_encoder: s
 def test_an_output_folder_is_never_overwritten(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
     arguments = flags(corpus, tiny_encoder, tmp_path / "run", "--max_steps", "1")
     train.main(arguments)
-    with pytest.raises(SystemExit, match="holds a run already"):
+    with pytest.raises(ValueError, match="holds a run already"):
         train.main(arguments)
-    with pytest.raises(SystemExit, match="--seed 1 → 2"):
+    with pytest.raises(ValueError, match="--seed 1 → 2"):
         train.main([*arguments, "--resume_from_checkpoint", "last", "--seed", "2"])
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_stopped_in_every_phase_a_run_goes_on_to_the_same_report(
+    corpus: Path, tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run that is stopped again and again, with one checkpoint kept, against one that is not."""
+    settings = ["--name", "a run", "--resume_from_checkpoint", "last", "--save_total_limit", "1"]
+    whole = train.main(flags(corpus, tiny_encoder, tmp_path / "whole" / "run", *settings))
+    parts = tmp_path / "parts" / "run"
+
+    def stopped_at(place: str, call: int, done: bool) -> None:
+        owner, _, name = place.rpartition(".")
+        module, _, cls = owner.partition(":")
+        target = importlib.import_module(module)
+        target = getattr(target, cls) if cls else target
+        function, calls = getattr(target, name), iter(range(1, 1000))
+
+        def stopping(*args: Any, **kwargs: Any) -> Any:
+            last = next(calls) == call
+            if last and not done:
+                raise Killed
+            made = function(*args, **kwargs)
+            if last:
+                raise Killed
+            return made
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(target, name, stopping)
+            train.main(flags(corpus, tiny_encoder, parts, *settings))
+
+    stopped_at("train:Trainer._step", 3, False)
+    assert not (parts / "checkpoints").exists() and (parts / "training_args.json").is_file()
+    stopped_at("train:Trainer._evaluate", 1, True)  # the best weights are there, and no checkpoint that knows them
+    assert (parts / "best").is_dir() and not (parts / "checkpoints").exists()
+    stopped_at("accelerate:Accelerator.save_state", 2, True)
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["checkpoint_0"]
+    stopped_at("modeling_ita.training_checkpoints:Checkpoints._remove_old", 1, False)
+    stopped_at("train.write_report", 1, True)
+    stopped_at("hub_card.export._write", 1, True)
+    assert not (parts / "model").exists()
+    resumed = train.main(flags(corpus, tiny_encoder, parts, *settings))
+    again = train.main(flags(corpus, tiny_encoder, parts, *settings))  # all is done: evaluated and written once more
+    for report in (whole, resumed, again):
+        report["created"] = None
+        report["config"]["output_dir"] = None
+        report["command"] = None
+    assert resumed == whole and again == whole
+    for name, tensor in weights(tmp_path / "whole" / "run").items():
+        assert torch.equal(tensor, weights(parts)[name]), name
+    files = ["best", "checkpoints", "model", "report.html", "report.json", "report.png", "training_args.json"]
+    assert sorted(path.name for path in parts.iterdir()) == files
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["checkpoint_1"]
+    assert (parts / "best" / "model.safetensors").stat().st_mode == (parts / "report.json").stat().st_mode
+
+
+def test_best_weights_of_a_later_epoch_do_not_leak_into_a_resumed_run(
+    corpus: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--save_steps", "3", "--max_steps", "9"))
+    best, checkpoints = tmp_path / "run" / "best" / "model.safetensors", tmp_path / "run" / "checkpoints"
+    of_first_epoch = load_file(best)
+    best.unlink()
+    save_file({name: tensor + 1 for name, tensor in of_first_epoch.items()}, best)
+    more = ["--max_steps", "7", "--resume_from_checkpoint", str(checkpoints / "checkpoint_1")]
+    assert train.main(flags(corpus, tiny_encoder, tmp_path / "run", "--save_steps", "3", *more)) == {}
+    now = load_file(best)
+    assert all(torch.equal(tensor, now[name]) for name, tensor in of_first_epoch.items())
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint_1", "checkpoint_3"]
+
+
+def test_a_second_run_in_a_folder_is_refused(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    with claimed_folder(tmp_path / "run", "wait"):
+        for more in ([], ["--resume_from_checkpoint", "last"]):
+            with pytest.raises(BlockingIOError, match=r"another process is at work in .*run: wait for it"):
+                train.main(flags(corpus, tiny_encoder, tmp_path / "run", *more))
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_leaves_no_folder(
+    corpus: Path, tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "runs" / "one"
+    for more, said in (
+        (["--encoder", "nowhere"], "nowhere"),
+        (["--data_dir", str(tmp_path)], "train.txt"),
+        (["--resume_from_checkpoint", "nowhere"], "error: --resume_from_checkpoint nowhere is not a folder"),
+        (["--save_total_limit", "0"], "error: --save_total_limit is below 1"),
+    ):
+        assert train.run(flags(corpus, tiny_encoder, output, *more)) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    corpus: Path,
+    tiny_encoder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step, stop = train.Trainer._step, {1: signal.SIGINT, 7: signal.SIGTERM}
+
+    def interrupted(trainer: train.Trainer, batches: list[list[int]]) -> None:
+        if trainer.progress.step in stop:
+            os.kill(os.getpid(), stop.pop(trainer.progress.step))
+        step(trainer, batches)
+
+    monkeypatch.setattr(train.Trainer, "_step", interrupted)
+    arguments = flags(corpus, tiny_encoder, tmp_path / "run", "--resume_from_checkpoint", "last")
+    first = tmp_path / "run" / "checkpoints" / "checkpoint_0"
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        for said in ("starts again: there is no checkpoint yet", f"goes on from {first}"):
+            assert train.run(arguments) == 130
+            last = capsys.readouterr().err.strip().split("\n")[-1]
+            assert last == f"interrupted; --resume_from_checkpoint last {said}"
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_a_diverged_loss_stops_the_run_and_says_where(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:

@@ -191,21 +191,21 @@ def test_a_corpus_without_images_or_validation_is_refused(
 ) -> None:
     blind = flags(corpus, tiny_encoder, tmp_path / "run", "--vision_encoder", tiny_vision_encoder)
     at = blind.index("--images_dir")
-    with pytest.raises(SystemExit, match="no training post has an image: give --images_dir"):
+    with pytest.raises(ValueError, match="no training post has an image: give --images_dir"):
         train.main(blind[:at] + blind[at + 2 :])
     (tmp_path / "half").mkdir()
     shutil.copy(corpus / "train.txt", tmp_path / "half" / "train.txt")
     arguments = ["--dataset", "conll", "--data_dir", str(tmp_path / "half"), "--encoder", tiny_encoder]
-    with pytest.raises(SystemExit, match=r"has no validation split.*valid\.txt"):
+    with pytest.raises(ValueError, match=r"has no validation split.*valid\.txt"):
         train.main([*arguments, "--output_dir", str(tmp_path / "other")])
 
 
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        (["--vision_encoder", "from_scratch"], SystemExit, "it needs --train_vision true"),
+        (["--vision_encoder", "from_scratch"], ValueError, "it needs --train_vision true"),
         (["--cva", "false"], ValueError, "--cva"),
-        (["--vision_encoder", "nowhere"], SystemExit, "nowhere cannot be loaded.*from_scratch --train_vision true"),
+        (["--vision_encoder", "nowhere"], ValueError, "nowhere cannot be loaded.*from_scratch --train_vision true"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(

@@ -1,0 +1,287 @@
+"""The checkpoints of a training run: each one is whole and intact, or it is not resumed.
+
+A checkpoint is a folder `checkpoint_N` with what `Accelerator.save_state` writes, the best weights so far in `best`,
+and `manifest.json`: size and sha256 of every file. It is written beside its place, and older ones go only when it
+stands there. Checkpoints of version 0.1 have neither manifest nor `best`; they are resumed if their files load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, load
+from safetensors import safe_open
+
+from .command_line import MISUSE
+from .plain_text import one_line
+from .whole_files import remove_if_dead, written_folder
+
+MANIFEST = "manifest.json"
+BEST = "best"
+WEIGHTS = "model.safetensors"
+RANDOM_STATES = "random_states_{}.pkl"  # of every process
+# What every checkpoint holds, of version 0.1 too; the last two are the schedule and how far the run is.
+REQUIRED = (
+    WEIGHTS,
+    "optimizer.bin",
+    RANDOM_STATES.format(0),
+    "custom_checkpoint_0.pkl",
+    "custom_checkpoint_1.pkl",
+)
+
+
+class Checkpoints:
+    """The numbered checkpoints of a run.
+
+    Args:
+        folder: where they lie.
+        limit: how many are kept. Those that a resumed run has left behind, by going on from an earlier one, go first.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
+        self.folder, self.limit = Path(folder), limit
+        self._left_behind: set[int] = set()
+
+    def numbered(self) -> dict[int, Path]:
+        """All that are there, by number, whether they are intact or not."""
+        found = {}
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if name := re.fullmatch(r"checkpoint_(0|[1-9][0-9]*)", path.name):
+                    found[int(name[1])] = path
+        return dict(sorted(found.items()))
+
+    def to_resume(self, which: str) -> Path | None:
+        """The checkpoint to go on from; removes what dead processes have left half written.
+
+        Args:
+            which: a checkpoint's folder, or `"last"`: the newest that is intact. Of those that are skipped, stderr
+                gets the reason.
+
+        Returns:
+            The checkpoint, or None if `"last"` finds none.
+
+        Raises:
+            FileNotFoundError: the named folder, or a file in it, is missing.
+            ValueError: the named checkpoint is damaged; the message names the file.
+        """
+        for path in self.folder.glob(".checkpoint_*.tmp"):
+            remove_if_dead(path)
+        numbered = self.numbered()
+        chosen = None
+        if which == "last":
+            for path in reversed(numbered.values()):
+                try:
+                    check(path)
+                    chosen = path
+                    break
+                except (OSError, ValueError) as error:
+                    print(one_line(f"{path} is skipped: {error}"), file=sys.stderr)
+        else:
+            chosen = Path(which)
+            if not chosen.is_dir():
+                raise FileNotFoundError(f"--resume_from_checkpoint {which} is not a folder (or: last)")
+            check(chosen)
+        at = max((n for n, path in numbered.items() if chosen and path.resolve() == chosen.resolve()), default=-1)
+        self._left_behind = {number for number in numbered if number > at}
+        if which == "last":  # a run that was stopped before it could
+            self._remove([number for number in numbered if number <= at][: -self.limit])
+        return chosen
+
+    def way_on(self) -> str:
+        """What resuming the last one does, for people."""
+        there = list(self.numbered().values())
+        return f"goes on from {there[-1]}" if there else "starts again: there is no checkpoint yet"
+
+    def load(self, accelerator: Accelerator, checkpoint: Path) -> None:
+        """Loads a checkpoint that `to_resume` gave; stderr is told if it cannot be continued exactly.
+
+        Raises:
+            ValueError: it does not fit the run, or its random state cannot be set.
+        """
+        manifest = read_manifest(checkpoint)
+        here = _devices(accelerator)
+        there = here if manifest is None else str(manifest.get("devices"))
+        other = "" if there == here else f"written by {there}, read by {here}"
+        if accelerator.is_main_process and manifest is None:
+            print(f"{checkpoint} carries no checksums: a change in its numbers would go unseen", file=sys.stderr)
+        if accelerator.is_main_process and other:
+            print(f"{checkpoint} was {other}: the numbers will not be those of one run", file=sys.stderr)
+        try:
+            accelerator.load_state(str(checkpoint))
+        except Exception as error:
+            why = f" ({other})" if other else ""
+            raise ValueError(f"{checkpoint} cannot be loaded{why}: {one_line(error, 300)}") from error
+        # Accelerate passes over a random state that it cannot set.
+        file = checkpoint / RANDOM_STATES.format(accelerator.process_index)
+        if file.is_file():
+            state = load(str(file), map_location="cpu")
+            drawn = state.get("torch_manual_seed") if isinstance(state, dict) else None
+            if not isinstance(drawn, torch.Tensor) or not torch.equal(drawn, torch.get_rng_state()):
+                raise ValueError(f"{file} is not a random state")
+        elif not other:
+            print(f"{file} is missing: this process draws new random numbers", file=sys.stderr)
+
+    def save(self, accelerator: Accelerator, best: Path | None) -> None:
+        """Writes the next checkpoint, and then removes those that are too many. All processes call this.
+
+        Args:
+            accelerator: whose state it is.
+            best: the folder of the best weights so far, which go in as well; None if there are none yet.
+
+        Raises:
+            OSError: it cannot be written; the message names its place, and the earlier ones are untouched.
+        """
+        main = accelerator.is_main_process
+        place = self.folder / f"checkpoint_{max(self.numbered(), default=-1) + 1}"
+        with written_folder(place, "checkpoint", lambda _: False) if main else nullcontext() as folder:
+            shared: list[Any] = [folder]
+            broadcast_object_list(shared)  # one process makes the folder, all write to it
+            accelerator.save_state(str(shared[0]))
+            accelerator.wait_for_everyone()
+            if folder is not None:
+                if best is not None:
+                    _copy_model(best, folder / BEST)
+                _write_manifest(folder, _devices(accelerator))
+        if main:
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        self._remove(sorted(self.numbered(), key=lambda n: (n not in self._left_behind, n))[: -self.limit])
+
+    def _remove(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            dead = self.folder / f".checkpoint_{number}.{uuid.uuid4().hex}.tmp"
+            (self.folder / f"checkpoint_{number}").rename(dead)  # gone in one step, whatever stops the removal
+            shutil.rmtree(dead, ignore_errors=True)
+
+
+def on_main_process(process: PartialState, action: Callable[[], Any]) -> Any:
+    """What the main process gets, for all; where it raises, the others end as well instead of waiting for it."""
+    got: list[Any] = [False, None]
+    try:
+        if process.is_main_process:
+            got = [True, action()]
+    finally:
+        broadcast_object_list(got)
+    if not got[0]:
+        sys.exit(MISUSE)
+    return got[1]
+
+
+def check(checkpoint: Path) -> None:
+    """Checks that all files of a checkpoint are there and as they were written, and run no code when they are loaded.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, exchanged, or holds more than numbers.
+    """
+    manifest = read_manifest(checkpoint)
+    files = {} if manifest is None else manifest["files"]
+    for name in (*REQUIRED, *files):
+        if not (checkpoint / name).is_file():
+            raise FileNotFoundError(f"{checkpoint / name} is missing")
+    for name, written in files.items():
+        size = (checkpoint / name).stat().st_size
+        if size != written["size"]:
+            raise ValueError(f"{checkpoint / name} is damaged: {size:,} of {written['size']:,} bytes")
+        if _sha256(checkpoint / name) != written["sha256"]:
+            raise ValueError(f"{checkpoint / name} is not the file that was written: its sha256 differs")
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix in (".bin", ".pkl", ".pt"):
+                # Read as numbers only, with nothing that a pickle could run; what has a checksum need not be read.
+                load(str(file), map_location="cpu", mmap=bool(files))
+            elif file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as weights:
+                    weights.keys()
+        except Exception as error:
+            raise ValueError(f"{file} is damaged: {one_line(error, 200)}") from error
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None for one of version 0.1.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    file = checkpoint / MANIFEST
+    if not file.exists():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest["files"] = {
+            str(name): {"size": int(written["size"]), "sha256": str(written["sha256"])}
+            for name, written in manifest["files"].items()
+        }
+        return manifest
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {one_line(error, 200)}") from error
+
+
+def restore_best(checkpoint: Path, best: Path) -> None:
+    """Puts the best weights that a checkpoint knows where its run keeps them, in the place of any others.
+
+    A checkpoint of version 0.1 knows none: it is the run's folder that holds them.
+
+    Raises:
+        FileNotFoundError: they are not there.
+    """
+    kept = checkpoint / BEST
+    if read_manifest(checkpoint) is None:
+        kept = checkpoint.resolve().parents[1] / BEST
+    if not kept.is_dir():
+        raise FileNotFoundError(f"{kept} is missing: the best weights so far")
+    if kept != best.resolve():
+        with written_model(best) as folder:
+            _copy_model(kept, folder)
+
+
+def written_model(folder: Path) -> AbstractContextManager[Path]:
+    """Gives a new folder for weights that takes the place of earlier ones when it is complete."""
+    return written_folder(folder, "model", lambda earlier: (earlier / "config.json").is_file())
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Weights are linked rather than copied where the file system can: nobody changes them in their place."""
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        if file.is_file():
+            if file.suffix == ".safetensors":
+                try:
+                    os.link(file, target / file.name)
+                    continue
+                except OSError:  # another file system, or one without links
+                    pass
+            shutil.copyfile(file, target / file.name)
+
+
+def _devices(accelerator: Accelerator) -> str:
+    return f"{accelerator.num_processes} x {accelerator.device.type}"
+
+
+def _write_manifest(folder: Path, devices: str) -> None:
+    files = {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    text = json.dumps({"devices": devices, "files": files}, indent=2)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
