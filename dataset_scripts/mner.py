@@ -27,6 +27,7 @@ from dataset_scripts.context_files import check_context_file, read_contexts
 from dataset_scripts.sample_posts import SAMPLE_POSTS
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.image_file import UnreadableImage, image_sha256, is_blank, open_image, plain_fingerprint
+from modeling_ita.whole_files import write_text
 
 SPLIT_FILES = {
     "train": ("train.txt",),
@@ -297,7 +298,7 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
     def _save_info(self) -> None:
         super()._save_info()
         report = json.dumps(self._make_report(), indent=2, ensure_ascii=False)
-        Path(self._output_dir, REPORT_FILE).write_text(report, encoding="utf-8")
+        write_text(Path(self._output_dir, REPORT_FILE), report)
 
     def _tag_scheme(self) -> TagScheme:
         types = self.config.types

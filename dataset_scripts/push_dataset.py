@@ -12,6 +12,7 @@ interrupted has changed nothing; push again, and what was uploaded is not upload
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 from collections import Counter
@@ -34,6 +35,7 @@ from dataset_scripts.dataset_card import dataset_card, merged_card
 from dataset_scripts.mner import KNOWN_FILES, WITHOUT_LICENCE, MnerConfig, MnerDataset, file_sha256
 from modeling_ita.command_line import command, print_text
 from modeling_ita.visual_context import VisualContext
+from modeling_ita.whole_files import working_folder, written_file
 
 CONFIGS = {config.name: config for config in MnerDataset.BUILDER_CONFIGS}
 POSTS = "default"
@@ -134,11 +136,11 @@ def push_dataset(
             if value is not None:
                 card.data[key] = value
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=head)
-        with tempfile.TemporaryDirectory() as folder:
+        with working_folder(Path(tempfile.gettempdir(), "ita-push")) as folder:
             # Not upload_folder, which makes several commits of a large folder.
             return api.create_commit(
                 repo_id,
-                _operations(configurations, there, card, Path(folder)),
+                _operations(configurations, there, card, folder),
                 commit_message=f"Upload {', '.join(configurations)}",
                 repo_type="dataset",
                 revision=revision,
@@ -329,7 +331,8 @@ def _write_configuration(
                 embed_table_storage, batched=True, batch_size=batch_size, keep_in_memory=True, desc="Embedding images"
             )
             files.append(folder / f"{split}-{number:05d}-of-{count:05d}.parquet")
-            size += shard.with_format(None).to_parquet(files[-1], batch_size=batch_size)
+            with written_file(files[-1]) as part:
+                size += shard.with_format(None).to_parquet(part, batch_size=batch_size)
             info.download_size += files[-1].stat().st_size
         info.features = rows.features
         info.splits.add(datasets.SplitInfo(name=str(split), num_bytes=size, num_examples=len(rows)))
@@ -356,6 +359,8 @@ def _way_out(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room in the temporary folder, or have TMPDIR name another"
     if status in (403, 404):
         return "take a name under your own account, and a token that may write there"
     if status in (409, 412):

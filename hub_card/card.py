@@ -23,6 +23,7 @@ from hub_card.eval_results import (
 from hub_card.export import EVAL_RESULTS_FILES
 from hub_card.requirements import requirements
 from modeling_ita.pipeline_ita import ItaPipeline
+from modeling_ita.whole_files import write_text
 
 CARD_FILE, FIGURE_FILE = "README.md", "report.png"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -93,7 +94,7 @@ def write_card(
         card_figure(report, folder / FIGURE_FILE, split)
         entries = eval_result_entries(report, split, datasets[0] if datasets else None)
         write_eval_results(folder, entries, pipe.model.config.model_type)
-    card.save(folder / CARD_FILE)
+    write_text(folder / CARD_FILE, str(card))
     return card
 
 

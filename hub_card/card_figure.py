@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hub_card.intervals import bootstrap_f1
 from hub_card.report import counts_of, split_scores, view_title
+from modeling_ita.whole_files import written_file
 
 # Okabe and Ito's palette, told apart with any colour vision.
 _LOOKS = {
@@ -51,8 +51,8 @@ def card_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: 
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with written_file(path) as part:
+        figure.savefig(part)
 
 
 def _draw_views(axes: Axes, scores: Mapping[str, Any], split: str) -> None:

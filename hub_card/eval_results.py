@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from hub_card.export import EVAL_RESULTS_FILES
 from hub_card.intervals import Score
 from hub_card.report import format_f1, signature_of, split_scores
+from modeling_ita.whole_files import write_text
 
 # By the configuration's `model_type`.
 TASK = "token-classification"
@@ -93,9 +94,8 @@ def write_eval_results(
 ) -> Path:
     """Write `.eval_results/ita.yaml`, or that of another system, into a folder."""
     path = Path(folder) / EVAL_RESULTS_FILES[system]
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = yaml.safe_dump(
         eval_result_entries_to_yaml(list(entries)), sort_keys=False, allow_unicode=True, width=119
     )
-    path.write_text(content, encoding="utf-8")
+    write_text(path, content)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -52,7 +51,7 @@ def training_figure(report: Mapping[str, Any], path: str | os.PathLike[str], spl
     if split in report["scores"]:
         figure.supxlabel("\n".join(shared_signatures([report], split)), fontsize=7, family="monospace", color="0.35")
     with written_file(path) as part:
-        figure.savefig(part, format=Path(path).suffix[1:])
+        figure.savefig(part)
 
 
 def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:

@@ -10,14 +10,14 @@ depend on the posts beside it. Here each piece's vector x gets its own, s = max 
 
 from __future__ import annotations
 
-import shutil
-import uuid
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hub_card.onnx_model import WEIGHTS, require
+from modeling_ita.whole_files import working_folder
 
 
 def quantize_graph(file: Path) -> None:
@@ -30,19 +30,13 @@ def quantize_graph(file: Path) -> None:
         ImportError: onnx or onnxruntime is not installed; the message gives the command.
     """
     onnx, quantization = require("onnx"), require("onnxruntime.quantization")
-    weights = file.with_name(WEIGHTS)
-    large = weights.exists()
-    place = file.parent / uuid.uuid4().hex
-    place.mkdir()
-    try:
-        for part in (file, weights):
-            if part.exists():
-                part.rename(place / part.name)
+    large = file.with_name(WEIGHTS).exists()
+    with working_folder(file) as place:
         quantization.quantize_dynamic(
-            place / file.name,
+            file,
             place / "int8.onnx",
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=[_last_product(onnx.load(str(place / file.name), load_external_data=False).graph)],
+            nodes_to_exclude=[_last_product(onnx.load(str(file), load_external_data=False).graph)],
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             # Processors without 8-bit dot products add two products in 16 bits: with weights of 7 bits they fit.
@@ -51,9 +45,11 @@ def quantize_graph(file: Path) -> None:
         )
         model = onnx.load(str(place / "int8.onnx"))
         _scale_by_piece(onnx, model.graph)
-        onnx.save(model, str(file), save_as_external_data=large, location=WEIGHTS)
-    finally:
-        shutil.rmtree(place)
+        whole = place / "whole"
+        whole.mkdir()
+        onnx.save(model, str(whole / file.name), save_as_external_data=large, location=WEIGHTS)
+        for part in whole.iterdir():
+            os.replace(part, file.with_name(part.name))
 
 
 def _last_product(graph: Any) -> str:

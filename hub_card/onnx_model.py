@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 from hub_card.crf_numpy import NumpyCrf
 from modeling_ita import ItaConfig, ItaOutput
 from modeling_ita.crf import ScoredSpan
+from modeling_ita.whole_files import written_file
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"  # beside the graph, for models that one file cannot hold
@@ -198,7 +199,8 @@ class OnnxItaForTokenClassification:
         weights = graph.with_name(WEIGHTS)
         for file in (graph, crf, *([weights] if weights.exists() else [])):
             if not (target / file.name).exists() or not file.samefile(target / file.name):
-                shutil.copyfile(file, target / file.name)
+                with written_file(target / file.name) as part:
+                    shutil.copyfile(file, part)
         self.config.save_pretrained(target)
 
     def eval(self) -> OnnxItaForTokenClassification:

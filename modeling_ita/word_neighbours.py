@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .whole_files import written_file
+
 TENSORS_FILE, WORDS_FILE = "word_neighbours.safetensors", "word_neighbours.json"
 REMEMBERED = 100_000  # words that are no entry of the table, whose neighbours are kept
 QUERIES = 65_536  # words that are searched for at once
@@ -257,9 +259,12 @@ class WordNeighbours:
         self._find(list(dict.fromkeys(words)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the table and the neighbours that were found so far: `word_neighbours.safetensors` and `….json`."""
+        """Write the table and the neighbours that were found so far: `word_neighbours.safetensors` and `….json`.
+
+        Raises:
+            OSError: the folder cannot be written; the message names the file.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         searched = (self._nearest[:, 0] >= 0).nonzero()[:, 0]
         tensors = {
             "vectors": self._vectors,
@@ -268,9 +273,11 @@ class WordNeighbours:
             "cosines": self._nearest_cosines[searched],
             **self._more_tensors(),
         }
-        importlib.import_module("safetensors.torch").save_file(tensors, folder / TENSORS_FILE)
         words = json.dumps({"neighbours": self.neighbours, "words": self.words}, ensure_ascii=False)
-        (folder / WORDS_FILE).write_text(words, encoding="utf-8")
+        # Both are whole before the first takes its place, so that no table gets the words of another.
+        with written_file(folder / WORDS_FILE) as words_file, written_file(folder / TENSORS_FILE) as tensors_file:
+            words_file.write_text(words, encoding="utf-8")
+            importlib.import_module("safetensors.torch").save_file(tensors, tensors_file)
 
     @staticmethod
     def from_pretrained(folder: str | Path, tokenizer: Any = None) -> WordNeighbours:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from modeling_ita.whole_files import write_text, written_file
+
 from . import SAMPLE_POSTS
 from .canvas import Canvas
 from .corpus import SamplePost, read_posts, statistics, to_conll, to_scenes
@@ -42,15 +44,16 @@ def write_corpus(folder: Path, corpus: dict[str, list[SamplePost]]) -> None:
     images.mkdir(parents=True, exist_ok=True)
     posts = [post for split in corpus.values() for post in split]
     for split, members in corpus.items():
-        (folder / f"{split}.txt").write_text(to_conll(members), encoding="utf-8", newline="\n")
-    (folder / "scenes.jsonl").write_text(to_scenes(posts), encoding="utf-8", newline="\n")
+        write_text(folder / f"{split}.txt", to_conll(members))
+    write_text(folder / "scenes.jsonl", to_scenes(posts))
     drawn = {image_name(post): post for post in posts if post.scene}
     for path in images.iterdir():
         if path.name not in drawn:
             path.unlink()
     for name, post in drawn.items():
         settings = {"quality": 74} if name.endswith(".jpg") else {"optimize": True}
-        draw_post(post).save(images / name, **settings)
+        with written_file(images / name) as part:
+            draw_post(post).save(part, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
