@@ -533,7 +533,7 @@ def train_and_report(
             gold=gold_files(corpus.report, corpus.config.text_files()),
         )
         write_report(report, output / "report.json")
-        export_model(best, processor, output / "model", report)
+        export_model(best, processor, output / "model", report, examples="here")
         training_figure(report, output / "report.png")
         write_page(report, evaluation.posts, output / "report.html", shown := list(evaluation.posts)[-1])
         print(format_table(report, shown))

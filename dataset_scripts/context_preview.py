@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from modeling_ita.markup import html_page, html_picture, html_text
 from modeling_ita.whole_files import write_text
 
 _STYLE = """
@@ -48,7 +48,7 @@ def write_preview(
     aligners: Mapping[str, Mapping[str, Any]],
     counts: Mapping[str, int],
 ) -> None:
-    """Write the sheet.
+    """Write the sheet, which forbids the browser to load or run anything.
 
     Args:
         path: the HTML file.
@@ -57,34 +57,28 @@ def write_preview(
         counts: what became of all images, of which the cards may be the first few.
     """
     said = "".join(
-        f"<tr><th>{_text(kind)}</th><td>{_text(who['model'])}</td><td>{_text(who['revision'] or '')}</td></tr>"
+        f"<tr><th>{html_text(kind)}</th><td>{html_text(who['model'])}</td>"
+        f"<td>{html_text(who['revision'] or '')}</td></tr>"
         for kind, who in aligners.items()
     )
-    numbers = "".join(f"<tr><th>{_text(what)}</th><td>{count:,}</td></tr>" for what, count in counts.items())
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Visual contexts</title><style>{_STYLE}</style></head>
-<body><h1>Visual contexts: {len(cards):,} of {counts["images"]:,} images</h1>
+    numbers = "".join(f"<tr><th>{html_text(what)}</th><td>{count:,}</td></tr>" for what, count in counts.items())
+    body = f"""<h1>Visual contexts: {len(cards):,} of {counts["images"]:,} images</h1>
 <div class="scroll"><table>{said}</table></div>
 <details><summary>What became of the images</summary><table>{numbers}</table></details>
-<main>{"".join(map(_card, cards))}</main></body></html>
-"""
-    write_text(path, page)
+<main>{"".join(map(_card, cards))}</main>"""
+    write_text(path, html_page("Visual contexts", _STYLE, body))
 
 
 def _card(card: Card) -> str:
-    picture = f'<img loading="lazy" alt="{_text(card.id)}" src="{card.thumbnail}">' if card.thumbnail else ""
-    kinds = "".join(f"<h3>{_text(kind)}</h3>{_strings(strings)}" for kind, strings in card.strings.items())
-    fault = card.fault and f'<p class="fault">{_text(card.fault)}</p>'
-    return f"<article>{picture}<div><h2>{_text(card.id)}</h2>{fault}{kinds}</div></article>"
+    source = html_picture(card.thumbnail)
+    picture = f'<img loading="lazy" alt="{html_text(card.id)}" src="{source}">' if source else ""
+    kinds = "".join(f"<h3>{html_text(kind)}</h3>{_strings(strings)}" for kind, strings in card.strings.items())
+    fault = card.fault and f'<p class="fault">{html_text(card.fault)}</p>'
+    return f"<article>{picture}<div><h2>{html_text(card.id)}</h2>{fault}{kinds}</div></article>"
 
 
 def _strings(strings: Sequence[tuple[str, float]]) -> str:
     if not strings:
         return '<span class="none">nothing found</span>'
-    rows = (f'<li>{_text(text)} <span class="score">{score:.2f}</span></li>' for text, score in strings)
+    rows = (f'<li>{html_text(text)} <span class="score">{score:.2f}</span></li>' for text, score in strings)
     return f"<ul>{''.join(rows)}</ul>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value).encode("utf-8", "replace").decode())

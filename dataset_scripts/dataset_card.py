@@ -12,9 +12,33 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from modeling_ita.markup import Markdown, code, listed, md, python_source, render
 from modeling_ita.visual_context import VisualContext
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.jinja")
+LOAD_CHECKSUMS = """\
+import hashlib
+
+from datasets import load_dataset
+
+checksums = load_dataset({repo_id}, "checksums", split="train")
+words = ["your", "copy's", "words"]
+matches = hashlib.sha256("\\n".join(words).encode("utf-8")).hexdigest() == checksums[0]["words_sha256"]
+"""
+LOAD_POSTS = """\
+from datasets import load_dataset
+
+posts = load_dataset({repo_id})
+labels = posts[{split}].features["tags"].feature.names
+
+post = posts[{split}][0]
+tagged = [(word, labels[tag]) for word, tag in zip(post["words"], post["tags"])]
+image = post["image"]  # a PIL image, or None
+"""
+LOAD_CONTEXTS = """\
+contexts = {{row["id"]: row for row in load_dataset({repo_id}, "visual_context", split="train")}}
+context = contexts.get(post["id"])  # what the image says as text, or None
+"""
 CARD_TABLE = """| kind | model | revision | settings | images with text | strings |
 |---|---|---|---|---|---|
 """
@@ -69,6 +93,9 @@ def dataset_card(
 ) -> DatasetCard:
     """The card of a corpus, or of its checksums.
 
+    What the report, the contexts and the caller say stands in it as text: nothing of it becomes Markdown, HTML, a
+    link, or a key of the metadata.
+
     Args:
         repo_id: the data set's place on the Hub, which the examples load.
         report: see `MnerDataset.report`. Nothing of the paths in it but the files' names gets into the card.
@@ -101,24 +128,25 @@ def dataset_card(
         tags=["multimodal", "mner", "named-entity-recognition", "checksums" if part == "checksums" else "image"],
     )
     kinds = context_counts(contexts)
-    return DatasetCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        part=part,
-        repo_id=repo_id,
-        title=data.pretty_name,
-        origin=ORIGINS.get(corpus, "Where it comes from is not stated."),
-        types=list(dict.fromkeys(label[2:] for label in labels if label[1:2] == "-")),
-        labels=list(labels),
-        contexts=list(kinds),
-        aligners=aligner_table(kinds),
-        first_split=next(iter(splits)),
-        splits=list(splits),
-        figures=_figures(splits),
-        noise={name: [counts[key] for counts in splits.values()] for key, name in NOISE.items()},
-        files=[{"name": Path(path).name, **file} for path, file in report["data"].items()],
-        licence_note=note,
-    )
+    example = LOAD_CHECKSUMS if part == "checksums" else LOAD_POSTS + LOAD_CONTEXTS * bool(kinds)
+    labels = list(labels)
+    values = {
+        "part": Markdown(part),
+        "title": data.pretty_name,
+        "origin": Markdown(ORIGINS.get(corpus, "Where it comes from is not stated.")),
+        "example": example.format(repo_id=python_source(repo_id), split=python_source(next(iter(splits)))),
+        "verify": f"python -m dataset_scripts.push_dataset FOLDER {repo_id} --verify",
+        "types": list(dict.fromkeys(label[2:] for label in labels if label[1:2] == "-")),
+        "labels": listed([code(label) for label in labels], ", "),
+        "contexts": list(kinds),
+        "aligners": aligner_table(kinds),
+        "splits": list(splits),
+        "figures": _figures(splits),
+        "noise": {Markdown(name): [counts[key] for counts in splits.values()] for key, name in NOISE.items()},
+        "files": [{"name": Path(path).name, **file} for path, file in report["data"].items()],
+        "licence_note": Markdown(note),
+    }
+    return DatasetCard(render(TEMPLATE, data.to_dict(), values))
 
 
 def merged_card(before: str, card: DatasetCard, part: str) -> DatasetCard:
@@ -153,13 +181,14 @@ def merged_card(before: str, card: DatasetCard, part: str) -> DatasetCard:
     return merged
 
 
-def aligner_table(kinds: Mapping[str, Mapping[str, Any]]) -> str:
+def aligner_table(kinds: Mapping[str, Mapping[str, Any]]) -> Markdown:
     """A card's table of who made the contexts: by kind, `with_text`, `strings` and the `aligner`."""
-    return CARD_TABLE + "".join(
-        f"| {kind} | {count['aligner']['model']} | {count['aligner']['revision']} | "
-        f"`{json.dumps(count['aligner']['settings'])}` | {count['with_text']} | {count['strings']} |\n"
+    rows = (
+        f"| {md(kind)} | {md(count['aligner']['model'])} | {md(count['aligner']['revision'])} | "
+        f"{code(json.dumps(count['aligner']['settings']))} | {count['with_text']} | {count['strings']} |\n"
         for kind, count in kinds.items()
     )
+    return Markdown(CARD_TABLE + "".join(rows))
 
 
 def context_counts(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,15 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from hub_card import card_tables
-from hub_card.card_examples import Example, fence, kinds_taken, looks, run_examples, widget_examples
+from hub_card.card_examples import (
+    Example,
+    kinds_taken,
+    looks,
+    run_examples,
+    snippets,
+    unrun_examples,
+    widget_examples,
+)
 from hub_card.card_figure import card_figure
 from hub_card.eval_results import (
     TASK,
@@ -20,10 +29,16 @@ from hub_card.eval_results import (
     eval_results,
     write_eval_results,
 )
-from hub_card.export import EVAL_RESULTS_FILES
+from hub_card.export import EVAL_RESULTS_FILES, Examples
+from hub_card.hub_names import check_repository, check_revision
+from hub_card.isolated_examples import NotRun, isolated_outputs
 from hub_card.requirements import requirements
+from modeling_ita.markup import Markdown, block, code, listed, md, render
 from modeling_ita.pipeline_ita import ItaPipeline
+from modeling_ita.plain_text import one_line
 from modeling_ita.whole_files import write_text
+
+logger = logging.getLogger(__name__)
 
 CARD_FILE, FIGURE_FILE = "README.md", "report.png"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -53,6 +68,7 @@ def write_card(
     license: str | None = None,
     language: str | Sequence[str] | None = None,
     datasets: Sequence[str] = (),
+    examples: Examples = "none",
 ) -> ModelCard:
     """Write the model card of an exported folder: `README.md`, and with a report `report.png` and `.eval_results`.
 
@@ -67,12 +83,15 @@ def write_card(
         license: the Hub's name of a licence.
         language: codes of the languages.
         datasets: the names of the training data on the Hub; the first one is that of the scores.
+        examples: where the snippets run, so that the card shows what they print: `"none"`, nowhere; `"isolated"`, in a
+            process without network and secrets (`hub_card.isolated_examples`); `"here"`, in this process: for a model
+            of one's own only, for its aligners are loaded and downloaded.
 
     Returns:
         The card, as written.
 
     Raises:
-        ValueError: the report has no scores.
+        ValueError: the report has no scores, or a name is none that the Hub takes.
         FileNotFoundError: there is no such folder.
     """
     folder = Path(folder)
@@ -86,6 +105,7 @@ def write_card(
         license=license,
         language=language,
         datasets=datasets,
+        examples=_examples(examples, folder, pipe, model_id, revision),
     )
     for outdated in (FIGURE_FILE, *EVAL_RESULTS_FILES.values()):
         (folder / outdated).unlink(missing_ok=True)
@@ -107,11 +127,12 @@ def make_card(
     license: str | None = None,
     language: str | Sequence[str] | None = None,
     datasets: Sequence[str] = (),
+    examples: Mapping[str, Example] | None = None,
 ) -> ModelCard:
-    """The model card of a model, with the snippets run on it and what they print below them.
+    """The model card of a model.
 
-    One of the snippets has a picture: the aligners that the checkpoint names are loaded for it, and downloaded if
-    they are not there and the network is.
+    What the report, the checkpoint and the caller say stands in it as text: nothing of it becomes Markdown, HTML, a
+    link, or a key of the metadata.
 
     Args:
         model_id: the name on the Hub, `owner/name`, as it stands everywhere in the card.
@@ -125,10 +146,14 @@ def make_card(
             on them, otherwise none.
         language: codes of the languages (`en`). Default: `en` for the corpora that this package knows, otherwise none.
         datasets: the names of the training data on the Hub, if they are there; the first one is that of the scores.
+        examples: the snippets with what they print (`run_examples`). Default: the snippets alone, of which none is
+            run.
 
     Raises:
-        ValueError: the report has no scores.
+        ValueError: the report has no scores, or a name is none that the Hub takes.
     """
+    check_repository(model_id)
+    check_revision(revision)
     corpus, encoders = _trained_on(report), _encoders(pipe, report)
     vision, kinds = looks(pipe), kinds_taken(pipe)
     split = _shown_split(report)
@@ -156,22 +181,42 @@ def make_card(
         widget=widget_examples(pipe),
         **scores,
     )
-    card: ModelCard = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        model_id=model_id,
-        trained_on=corpus,
-        is_sample=corpus == _SAMPLE_POSTS,
-        is_tweets=corpus in _TWEETS,
-        licence=license,
-        encoder_ids=[f"`{encoder}`" for encoder in encoders],
-        languages=_spoken(language),
+    values = {
+        "model_id": model_id,
+        "trained_on": corpus,
+        "is_sample": corpus == _SAMPLE_POSTS,
+        "is_tweets": corpus in _TWEETS,
+        "licence": license,
+        "encoder_count": len(encoders),
+        "encoder_ids": listed([code(encoder) for encoder in encoders]),
+        "languages": _spoken(language),
         **_model_fields(pipe, report),
-        **_example_fields(run_examples(pipe, model_id, revision)),
+        **_example_fields(unrun_examples(pipe, model_id, revision) if examples is None else examples),
         **_result_fields(report, split),
         **_training_fields(pipe, report),
-    )
-    return card
+    }
+    return ModelCard(render(TEMPLATE, data.to_dict(), values))
+
+
+def _examples(
+    where: Examples, folder: Path, pipe: ItaPipeline, model_id: str, revision: str
+) -> Mapping[str, Example] | None:
+    """The snippets with what they print, if they are run."""
+    if where == "here":
+        return run_examples(pipe, model_id, revision)
+    if where == "isolated":
+        try:
+            printed = isolated_outputs(folder, model_id, revision)
+        except NotRun as error:
+            logger.warning("the card shows its snippets without what they print: %s", one_line(error))
+            return None
+        return {
+            name: Example(source, *printed.get(name, (None, False)))
+            for name, source in snippets(pipe, model_id, revision).items()
+        }
+    if where != "none":
+        raise ValueError(f"unknown examples {where!r} (expected 'none', 'isolated' or 'here')")
+    return None
 
 
 def _trained_on(report: Mapping[str, Any] | None) -> str | None:
@@ -204,15 +249,15 @@ def _encoders(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> list[str]:
     return [name for name in names if name]
 
 
-def _vision(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> str:
+def _vision(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> Markdown:
     """The vision encoder and how it was trained; empty if there is none."""
     if not looks(pipe):
-        return ""
+        return Markdown()
     config, name = pipe.model.config, _on_hub(report, "vision_encoder")
     trained = "trained along" if config.train_vision else "frozen"
     if ((report or {}).get("config") or {}).get("vision_encoder") == _FROM_SCRATCH:
         trained = "trained from scratch"
-    return f"{f'`{name}`' if name else config.vision_config.model_type}, {trained}"
+    return Markdown(f"{code(name) if name else md(config.vision_config.model_type)}, {trained}")
 
 
 def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -225,8 +270,8 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
     return {
         "types": types,
         "install": shlex.join(["pip", "install", *requirements(pipe.processor.context_builder)]),
-        "meanings": "; ".join(f"`{name}`, {_MEANINGS[name]}" for name in types if name in _MEANINGS),
-        "encoder": f"`{base}`" if base else pipe.model.config.text_config.model_type,
+        "meanings": Markdown("; ".join(f"{code(name)}, {_MEANINGS[name]}" for name in types if name in _MEANINGS)),
+        "encoder": code(base) if base else pipe.model.config.text_config.model_type,
         "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",
         "trained_views": ((report or {}).get("config") or {}).get("views", "both"),
         "aligned": getattr(pipe.model.config, "cva_loss_weight", 0) > 0,
@@ -237,9 +282,9 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
         "augmented": getattr(pipe.model, "augmentation", None) and getattr(pipe.processor, "word_neighbours", None),
         "object_labels": len(getattr(pipe.processor, "object_labels", ())),
         "num_objects": getattr(pipe.processor, "num_objects", None),
-        "kinds": _listed(kinds),
-        "kinds_made": _listed(builder),
-        "kinds_given_only": _listed(kind for kind in trained if kind in kinds and kind not in builder),
+        "kinds": _kinds(kinds),
+        "kinds_made": _kinds(builder),
+        "kinds_given_only": _kinds(kind for kind in trained if kind in kinds and kind not in builder),
         "aligners": card_tables.aligners_table(builder),
         "training_aligners": card_tables.aligners_table(
             {kind: made for kind, made in ((report or {}).get("aligners") or {}).items() if kind in kinds}
@@ -250,11 +295,16 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
 def _example_fields(examples: Mapping[str, Example]) -> dict[str, Any]:
     return {
         "examples": {
-            name: f"```python\n{code}\n```\n\n{fence(output)}text\n{output}\n{fence(output)}"
-            for name, (code, output, _) in examples.items()
+            name: block(source, "python") if output is None else _example(source, output)
+            for name, (source, output, _) in examples.items()
         },
+        "examples_ran": all(output is not None for _, output, _ in examples.values()),
         "image_failed": "image" in examples and examples["image"].failed,
     }
+
+
+def _example(source: str, output: str) -> Markdown:
+    return Markdown(f"{block(source, 'python')}\n\n{block(output, 'text')}")
 
 
 def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, Any]:
@@ -307,19 +357,17 @@ def _training_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dic
         "best_epoch": best[-1] if best else None,
         "contexts_without_post": counted.get("contexts_without_post"),
         "files_table": card_tables.files_table(report),
-        "training_yaml": card_tables.training_yaml(report).rstrip("\n"),
+        "training_yaml": card_tables.training_yaml(report),
         "changed_settings": card_tables.changed_settings_table(report),
         "defaults_known": bool(report.get("config_defaults")),
         "versions": ", ".join(f"{package} {version}" for package, version in versions if version),
     }
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names as code: `ocr`, or `captions` and `ocr`, or `object_tags`, `captions` and `ocr`."""
-    *others, last = [f"`{name}`" for name in names] or [""]
-    return f"{', '.join(others)} and {last}" if others else last
+def _kinds(kinds: Iterable[str]) -> Markdown:
+    return listed([code(kind) for kind in kinds])
 
 
-def _spoken(language: str | Sequence[str] | None) -> str:
+def _spoken(language: str | Sequence[str] | None) -> Markdown:
     codes = [language] if isinstance(language, str) else list(language or ())
-    return " and ".join("English" if code == "en" else f"`{code}`" for code in codes)
+    return listed([Markdown("English") if name == "en" else code(name) for name in codes])

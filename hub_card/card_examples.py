@@ -1,16 +1,20 @@
-"""The snippets of a model card, and what they print: every one is run when the card is made."""
+"""The snippets of a model card, and what they print.
+
+Names and strings of a checkpoint enter a snippet as literals of Python and in no other way, so that no checkpoint can
+make a snippet say more than its template says. What runs, and where, is for the caller to choose: `run_examples` runs
+the snippets in this process, `hub_card.isolated_examples` in one of their own, and `unrun_examples` runs nothing.
+"""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
 import io
-import json
-import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from modeling_ita.markup import Source, python_source
 from modeling_ita.pipeline_ita import ItaPipeline
 from modeling_ita.plain_text import plain_text
 from modeling_ita.visual_context import OBJECT_TAGS
@@ -20,8 +24,8 @@ from transformers import pipeline
 
 ner = pipeline(
     "token-classification",
-    model="{model_id}",
-    revision="{revision}",
+    model={model_id},
+    revision={revision},
     trust_remote_code=True,
 )
 
@@ -90,7 +94,7 @@ CONTEXT = """\
 captions = ["a basketball game in a full arena", "the skyline of phoenix", "phoenix smiles"]
 for said in captions:
     print(said)
-    show(ner({{"text": "Phoenix tonight!", "context": {{"{kind}": [said]}}}}))
+    show(ner({{"text": "Phoenix tonight!", "context": {{{kind}: [said]}}}}))
 """
 
 BATCH = """\
@@ -109,8 +113,8 @@ from transformers import pipeline
 
 ner = pipeline(
     "token-classification",
-    model="{model_id}",
-    revision="{revision}",
+    model={model_id},
+    revision={revision},
     pipeline_class=ItaPipeline,
 )
 show(ner("Landed in Phoenix, off to see the Suns tonight!"))
@@ -125,17 +129,21 @@ class Example(NamedTuple):
 
     Attributes:
         code: the snippet, without the last newline.
-        output: what it printed, without the last newline.
+        output: what it printed, without the last newline; None if it was not run.
         failed: whether it ended with an error, which is the end of the output.
     """
 
     code: str
-    output: str
+    output: str | None
     failed: bool
 
 
 def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
-    """The snippets of the card, run one after the other, for each goes on where the one before it ended.
+    """The snippets of the card, run in this process one after the other: each goes on where the one before it ended.
+
+    For a model of the caller's own: this process has the caller's network and secrets, and aligners that the
+    checkpoint names are loaded for a snippet with a picture, and downloaded if they are not there. Snippets of other
+    people's models run in `hub_card.isolated_examples`, or do not run.
 
     There are none about what the model does not take: pictures that it neither looks at nor has read, contexts.
     What runs is the text that the card shows, but for one thing: its `pipeline(…)` gives `pipe` and loads nothing.
@@ -152,8 +160,7 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
     """
     names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": _import_with(pipe)}}
     examples = {}
-    for name, template, settings in _snippets(pipe):
-        code = template.format(model_id=model_id, revision=revision, **settings)
+    for name, code in snippets(pipe, model_id, revision).items():
         said, failed = io.StringIO(), False
         with contextlib.redirect_stdout(said):
             try:
@@ -164,8 +171,13 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
                     raise
                 failed = True
                 print(f"{type(error).__name__}: {error}")
-        examples[name] = Example(code.rstrip("\n"), plain_text(said.getvalue()).rstrip("\n"), failed)
+        examples[name] = Example(code, plain_text(said.getvalue()).rstrip("\n"), failed)
     return examples
+
+
+def unrun_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
+    """The snippets of the card without what they print: nothing is run."""
+    return {name: Example(code, None, False) for name, code in snippets(pipe, model_id, revision).items()}
 
 
 def looks(pipe: ItaPipeline) -> bool:
@@ -178,33 +190,38 @@ def kinds_taken(pipe: ItaPipeline) -> list[str]:
     return list(pipe.processor.context_kinds) if getattr(pipe.model, "objects", True) is not None else []
 
 
-def _snippets(pipe: ItaPipeline) -> list[tuple[str, str, dict[str, str]]]:
-    """The snippets that fit the model: name, template, and what is filled in besides the model's name."""
+def snippets(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, str]:
+    """The snippets that fit the model, by name, without their last newlines."""
     kinds = kinds_taken(pipe)
     labels = getattr(pipe.processor, "object_labels", None)
-    image, context, given = "", "", []
+    image, context = "", ""
+    given: dict[str, Any] = {}
     if labels is None:
         kind = next((kind for kind in ("captions", "ocr") if kind in kinds), kinds[0] if kinds else "captions")
         image, context, shown = IMAGE, CONTEXT, ["a poster for the film phoenix"]
     else:
         kind, shown = OBJECT_TAGS, list(labels[:3])
         if looks(pipe):
-            image, given = LOOKING, ['"image": image']
+            image, given = LOOKING, {"image": Source("image")}
         if kinds:
             context = OBJECTS
             image = FINDING if pipe.processor.context_builder else image
-    strings = json.dumps(shown, ensure_ascii=False)
     if context:
-        given.append(f'"context": {{"{kind}": {strings}}}')
-    pictured = f'    {{"text": "Phoenix tonight!", {", ".join(given)}}},\n' if given else ""
-    snippets = [
-        ("text", TEXT, {}),
-        ("image", image, {}),
-        ("context", context, {"kind": kind, "shown": strings}),
-        ("batch", BATCH, {"pictured": pictured}),
-        ("without_trust", WITHOUT_TRUST, {}),
-    ]
-    return [snippet for snippet in snippets if snippet[1]]
+        given["context"] = {kind: shown}
+    pictured = Source(f"    {python_source({'text': WIDGET_POSTS[1], **given})},\n" if given else "")
+    found = {
+        "text": _filled(TEXT, model_id=model_id, revision=revision),
+        "image": _filled(image),
+        "context": _filled(context, kind=kind, shown=shown),
+        "batch": _filled(BATCH, pictured=pictured),
+        "without_trust": _filled(WITHOUT_TRUST, model_id=model_id, revision=revision),
+    }
+    return {name: code for name, code in found.items() if code}
+
+
+def _filled(template: str, **values: Any) -> str:
+    """A snippet of a template: every value as a literal of Python."""
+    return template.format(**{name: python_source(value) for name, value in values.items()}).rstrip("\n")
 
 
 def widget_examples(pipe: ItaPipeline, posts: Sequence[str] = WIDGET_POSTS) -> list[dict[str, Any]]:
@@ -220,12 +237,6 @@ def widget_examples(pipe: ItaPipeline, posts: Sequence[str] = WIDGET_POSTS) -> l
         ]
         entries.append({"text": post, **({"output": output} if output else {})})
     return entries
-
-
-def fence(text: str) -> str:
-    """A row of backticks that may stand around the text as a code block."""
-    longest = max((len(found) for found in re.findall("`+", text)), default=0)
-    return "`" * max(3, longest + 1)
 
 
 def _import_with(pipe: ItaPipeline) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,13 +47,14 @@ def card_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: 
         panels.append(lambda axes: _draw_reliability(axes, views, split))
     if evaluations:
         panels.append(lambda axes: _draw_epochs(axes, evaluations))
-    figure = Figure(figsize=(4.2 * len(panels), 3.7), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-    with written_file(path) as part:
-        figure.savefig(part)
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a name is no formula
+        figure = Figure(figsize=(4.2 * len(panels), 3.7), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw(axes)
+            axes.spines[["top", "right"]].set_visible(False)
+        with written_file(path) as part:
+            figure.savefig(part)
 
 
 def _draw_views(axes: Axes, scores: Mapping[str, Any], split: str) -> None:

@@ -1,6 +1,7 @@
 """What a report says, as the Markdown of a model card: its results and how they were made.
 
-Every function gives the empty string for what a report lacks, as those of older versions do.
+Every function gives the empty string for what a report lacks, as those of older versions do. Names and settings of a
+report are escaped; figures are written by this module, and are Markdown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, signature_of, split_scores, view_title
 from hub_card.scores import Scoring
 from hub_card.signature import shared_lines
-from modeling_ita.plain_text import plain_text
+from modeling_ita.markup import Markdown, code, md
 
 _SEEN = {
     "T": "the post alone",
@@ -74,16 +75,21 @@ _OBJECTS = {
 }
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table, its first columns, those of `words`, flush left and all others flush right; empty without rows."""
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> Markdown:
+    """A table, its first columns, those of `words`, flush left and all others flush right; empty without rows.
+
+    Cells are escaped, but for those that are `Markdown`.
+    """
     cells = [[_cell(cell) for cell in row] for row in rows]
     if not cells:
-        return ""
+        return Markdown()
     rule = ["---"] * words + ["---:"] * (len(heads) - words)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [[_cell(head) for head in heads], rule, *cells])
+    return Markdown(
+        "\n".join("| " + " | ".join(row) + " |" for row in [[_cell(head) for head in heads], rule, *cells])
+    )
 
 
-def views_table(report: Mapping[str, Any], split: str) -> str:
+def views_table(report: Mapping[str, Any], split: str) -> Markdown:
     """Precision, recall, F1 with its interval, and strict F1 of every view."""
     rows = []
     for view, scored in split_scores(report, split).items():
@@ -93,7 +99,7 @@ def views_table(report: Mapping[str, Any], split: str) -> str:
                 f"{view_title(view)}: {_SEEN[view]}" if view in _SEEN else view_title(view),
                 _percent(lenient["precision"]),
                 _percent(lenient["recall"]),
-                f"**{format_f1(scored)}**" if view in _MAIN_VIEWS else format_f1(scored),
+                Markdown(f"**{_f1(scored)}**") if view in _MAIN_VIEWS else _f1(scored),
                 _percent(scored["strict"]["f1"]),
             ]
         )
@@ -115,7 +121,7 @@ def sizes(report: Mapping[str, Any], split: str) -> str:
     )
 
 
-def image_worth(report: Mapping[str, Any], split: str) -> str:
+def image_worth(report: Mapping[str, Any], split: str) -> Markdown:
     """What the image is worth: the differences of I+T to the other views, paired over posts."""
     scores = split_scores(report, split)
     sentences = []
@@ -130,10 +136,11 @@ def image_worth(report: Mapping[str, Any], split: str) -> str:
             low, high = (100 * end for end in found.interval)
             interval = f" [{low:+.1f}, {high:+.1f}]"
         sentences.append(f"**{100 * found.difference:+.1f}**{interval} over {what}")
-    return f"In points of F1, the right image is worth {', and '.join(sentences)}." if sentences else ""
+    said = f"In points of F1, the right image is worth {', and '.join(sentences)}."
+    return Markdown(said if sentences else "")
 
 
-def types_table(report: Mapping[str, Any], split: str) -> str:
+def types_table(report: Mapping[str, Any], split: str) -> Markdown:
     """F1 by type and view, and precision and recall of I+T, or of the only view."""
     scores = split_scores(report, split)
     views = [view for view in _MAIN_VIEWS if view in scores] or list(scores)[:1]
@@ -155,7 +162,7 @@ def types_table(report: Mapping[str, Any], split: str) -> str:
     return markdown_table(heads, rows)
 
 
-def ablation_table(report: Mapping[str, Any], split: str) -> str:
+def ablation_table(report: Mapping[str, Any], split: str) -> Markdown:
     """F1 of I+T without each kind of context, of a model that looks without the image, and the change, paired.
 
     Without the image alone there would be nothing to compare: that is the view T.
@@ -163,15 +170,15 @@ def ablation_table(report: Mapping[str, Any], split: str) -> str:
     whole = split_scores(report, split).get("I+T")
     removed = (report.get("ablation") or {}).get(split) or {}
     if whole is None or not removed.keys() - {IMAGE}:
-        return ""
-    rows = [["image and context" if IMAGE in removed else "all kinds", format_f1(whole), ""]]
+        return Markdown()
+    rows = [["image and context" if IMAGE in removed else "all kinds", _f1(whole), ""]]
     for kind, scored in removed.items():
         name = "the image itself" if kind == IMAGE else kind
-        rows.append([f"without {name}", format_f1(scored), _change(scored, whole)])
+        rows.append([f"without {name}", _f1(scored), _change(scored, whole)])
     return markdown_table(["given" if IMAGE in removed else "context", "F1 of I+T", "change"], rows)
 
 
-def calibration_table(report: Mapping[str, Any], split: str) -> str:
+def calibration_table(report: Mapping[str, Any], split: str) -> Markdown:
     """The calibration errors of both views, before and after the temperature."""
     views = _calibration(report, split)
     rows = [
@@ -190,7 +197,7 @@ def temperature_hurts(report: Mapping[str, Any], split: str) -> bool:
     return before is not None and after is not None and after > before
 
 
-def operating_points_table(report: Mapping[str, Any]) -> str:
+def operating_points_table(report: Mapping[str, Any]) -> Markdown:
     """The thresholds for `min_score` that reach a wanted precision on the validation split."""
     views = _calibration(report, "validation")
     rows = []
@@ -201,11 +208,11 @@ def operating_points_table(report: Mapping[str, Any]) -> str:
             shown = "not reached" if threshold is None else f"{math.ceil(1000 * threshold) / 1000:.3f}"
             kept = [_percent(point[share]) for share in ("recall_kept", "coverage")]
             rows.append([view_title(view), f"{100 * point['precision']:.0f} %", shown, *kept])
-    heads = ["view", "wanted precision", "`min_score`", "correct entities kept, %", "entities kept, %"]
+    heads = ["view", "wanted precision", code("min_score"), "correct entities kept, %", "entities kept, %"]
     return markdown_table(heads, rows)
 
 
-def errors_table(report: Mapping[str, Any], split: str) -> str:
+def errors_table(report: Mapping[str, Any], split: str) -> Markdown:
     """How often each kind of error occurs in each view."""
     analyses = (report.get("errors") or {}).get(split) or {}
     kinds = [kind for kind in KINDS if any(kind in analysis["kinds"] for analysis in analyses.values())]
@@ -216,7 +223,7 @@ def errors_table(report: Mapping[str, Any], split: str) -> str:
     return markdown_table(["view", *(kind.replace("_", " ") for kind in kinds)], rows)
 
 
-def error_groups_table(report: Mapping[str, Any], split: str) -> str:
+def error_groups_table(report: Mapping[str, Any], split: str) -> Markdown:
     """Where the errors are: by names seen in training or not, and by agreement of the views."""
     analyses = (report.get("errors") or {}).get(split) or {}
     views = [view for view in _MAIN_VIEWS if view in analyses]
@@ -235,7 +242,7 @@ def error_groups_table(report: Mapping[str, Any], split: str) -> str:
     return markdown_table(["", "entities", *map(view_title, views)], rows)
 
 
-def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> str:
+def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> Markdown:
     """Posts, words, entities, images and contexts of every split, and all that was wrong with them.
 
     Args:
@@ -245,7 +252,7 @@ def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> str:
     counts = report.get("counts") or {}
     splits = counts.get("corpus", {}).get("splits") or {}
     if not splits:
-        return ""
+        return Markdown()
     rows = [[what, *(f"{split.get(what, 0):,}" for split in splits.values())] for what in ("posts", "words")]
     types = list(dict.fromkeys(kind for split in splits.values() for kind in split.get("entities", {})))
     for kind in types:
@@ -259,20 +266,20 @@ def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> str:
     return markdown_table(["", *splits], rows)
 
 
-def files_table(report: Mapping[str, Any]) -> str:
+def files_table(report: Mapping[str, Any]) -> Markdown:
     """The files that the run read, by name and sha256, and the published file that each of them is."""
     rows = [
         [
             os.path.basename(path),
             _NONE if file.get("known_as") in (None, "unknown") else file["known_as"],
-            f"`{file['sha256'][:16]}…`",
+            code(f"{file['sha256'][:16]}…"),
         ]
         for path, file in (report.get("data") or {}).items()
     ]
     return markdown_table(["file", "known as", "sha256"], rows, words=3)
 
 
-def aligners_table(aligners: Mapping[str, Mapping[str, Any] | str]) -> str:
+def aligners_table(aligners: Mapping[str, Mapping[str, Any] | str]) -> Markdown:
     """By kind of context, the aligner that makes it: its name, its revision, its settings."""
     rows = []
     for kind, named in aligners.items():
@@ -280,7 +287,7 @@ def aligners_table(aligners: Mapping[str, Mapping[str, Any] | str]) -> str:
         settings = ", ".join(f"{name} = {_rounded(value)}" for name, value in (aligner.get("settings") or {}).items())
         model = str(aligner["model"])
         shown = os.path.basename(model.rstrip("/")) if is_local(model) else model
-        rows.append([kind, f"`{shown}`", str(aligner.get("revision") or _NONE), settings or _NONE])
+        rows.append([kind, code(shown), str(aligner.get("revision") or _NONE), settings or _NONE])
     return markdown_table(["kind", "made by", "revision", "settings"], rows, words=4)
 
 
@@ -313,11 +320,11 @@ def training_yaml(report: Mapping[str, Any]) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None) if settings else ""
 
 
-def changed_settings_table(report: Mapping[str, Any]) -> str:
+def changed_settings_table(report: Mapping[str, Any]) -> Markdown:
     """The settings of the training run that are not the defaults, which the report has as `config_defaults`."""
     defaults = report.get("config_defaults") or {}
     rows = [
-        [f"`{name}`", _setting(value), _setting(defaults[name])]
+        [code(name), _setting(value), _setting(defaults[name])]
         for name, value in training_settings(report).items()
         if name in defaults and value != defaults[name] and name not in _PATHS
     ]
@@ -328,12 +335,16 @@ def _calibration(report: Mapping[str, Any], split: str) -> Mapping[str, Any]:
     return ((report.get("calibration") or {}).get(split) or {}).get("views") or {}
 
 
-def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def _f1(scored: Mapping[str, Any]) -> Markdown:
+    return Markdown(format_f1(scored))
+
+
+def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> Markdown:
     a, b = counts_of(first), counts_of(second)
     if a is None or b is None:
-        return f"{100 * (first['lenient']['f1'] - second['lenient']['f1']):+.1f}"
+        return Markdown(f"{100 * (first['lenient']['f1'] - second['lenient']['f1']):+.1f}")
     found = bootstrap_difference(a, b)
-    return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return Markdown(f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
 
 
 def _count_rows(
@@ -371,5 +382,4 @@ def _percent(fraction: float | None) -> str:
 
 def _cell(text: str) -> str:
     # A number and its interval stay on one line.
-    unbroken = re.sub(r" (?=\[)|(?<=,) (?=[-+\d.]+\])", "\N{NO-BREAK SPACE}", plain_text(text))
-    return unbroken.replace("|", "\\|").replace("\n", " ")
+    return re.sub(r" (?=\[)|(?<=,) (?=[-+\d.]+\])", "\N{NO-BREAK SPACE}", md(text))

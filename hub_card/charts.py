@@ -6,13 +6,11 @@ defines the variables of `STYLE`. All strings are plain text and are escaped her
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from modeling_ita.plain_text import plain_text
+from modeling_ita.markup import html_text
 
 WIDTH, HEIGHT = 360, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 38
@@ -106,13 +104,13 @@ def line_chart(
     for line in series:
         # Points that fall on the same spot of the screen are drawn once.
         spots = list(dict.fromkeys(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line.points))
-        stroke = f'stroke="{_text(line.colour)}" stroke-width="1.8" stroke-dasharray="{_text(line.dashes)}"'
+        stroke = f'stroke="{html_text(line.colour)}" stroke-width="1.8" stroke-dasharray="{html_text(line.dashes)}"'
         if len(spots) > 1:
             parts.append(f'<path d="M{"L".join(spots)}" fill="none" opacity="{line.opacity:g}" {stroke}/>')
         radii = line.radii or ([3.0] if len(spots) == 1 else [])
         for (x, y), radius in zip(line.points, radii, strict=False):
             dot = f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="{radius:.1f}"'
-            parts.append(f'{dot} fill="{_text(line.colour)}" opacity="{line.opacity:g}"/>')
+            parts.append(f'{dot} fill="{html_text(line.colour)}" opacity="{line.opacity:g}"/>')
     return _figure(title, HEIGHT, parts, [line for line in series if line.name])
 
 
@@ -138,9 +136,9 @@ def bar_chart(title: str, rows: Mapping[str, Mapping[str, float]], colours: Mapp
         parts.append(_label(left - 8, top + height / 2 + 3, shown, "end"))
         for name, value in bars.items():
             length = value * (WIDTH - left - 38)
-            tip = f"<title>{_text(label)}, {_text(name)}: {100 * value:.1f}</title>"
+            tip = f"<title>{html_text(label)}, {html_text(name)}: {100 * value:.1f}</title>"
             shape = f'x="{left:.1f}" y="{top:.1f}" width="{length:.1f}" height="{_BAR}"'
-            parts.append(f'<rect {shape} fill="{_text(colours[name])}">{tip}</rect>')
+            parts.append(f'<rect {shape} fill="{html_text(colours[name])}">{tip}</rect>')
             parts.append(_label(left + length + 4, top + _BAR - 2, f"{100 * value:.1f}", "start"))
             top += _BAR + _BAR_GAP
         top += _GROUP_GAP
@@ -152,17 +150,19 @@ def bar_chart(title: str, rows: Mapping[str, Mapping[str, float]], colours: Mapp
 
 def _figure(title: str, height: float, parts: Iterable[str], legend: Sequence[Series], thick: bool = False) -> str:
     entries = "".join(
-        f'<li><svg viewBox="0 0 22 10" aria-hidden="true"><path d="M0 5H22" stroke="{_text(line.colour)}"'
-        f' stroke-width="{9 if thick else 2}" stroke-dasharray="{_text(line.dashes)}" opacity="{line.opacity:g}"/>'
-        f"</svg>{_text(line.name)}</li>"
+        f'<li><svg viewBox="0 0 22 10" aria-hidden="true"><path d="M0 5H22" stroke="{html_text(line.colour)}"'
+        f' stroke-width="{9 if thick else 2}" stroke-dasharray="{html_text(line.dashes)}" opacity="{line.opacity:g}"/>'
+        f"</svg>{html_text(line.name)}</li>"
         for line in legend
     )
-    picture = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img"><title>{_text(title)}</title>{"".join(parts)}</svg>'
-    return f'<figure><figcaption>{_text(title)}</figcaption>{picture}<ul class="legend">{entries}</ul></figure>'
+    picture = (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img"><title>{html_text(title)}</title>{"".join(parts)}</svg>'
+    )
+    return f'<figure><figcaption>{html_text(title)}</figcaption>{picture}<ul class="legend">{entries}</ul></figure>'
 
 
 def _label(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_text(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html_text(text)}</text>'
 
 
 def _opened(low: float, high: float, factor: bool = False) -> tuple[float, float]:
@@ -187,7 +187,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
         if len(ticks) <= 8:
             break
     return ticks if len(ticks) > 1 else _ticks(low, high)
-
-
-def _text(value: Any) -> str:
-    return html.escape(plain_text(value))

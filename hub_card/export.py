@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
@@ -45,6 +45,8 @@ AUTO_MAPS = {
 _PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
 # transformers looks the task up as it was typed, so the alias needs an entry of its own.
 CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
+Examples: TypeAlias = Literal["none", "isolated", "here"]
+"""Where the snippets of a card run, see `hub_card.card.write_card`."""
 EVAL_RESULTS_FILES = {system: f".eval_results/{system}.yaml" for system in AUTO_MAPS}
 
 
@@ -53,6 +55,8 @@ def export_model(
     processor: ItaProcessor | MgcmtProcessor,
     folder: str | Path,
     report: Mapping[str, Any] | None = None,
+    *,
+    examples: Examples = "none",
 ) -> Path:
     """Writes a folder that is ready for the Hub.
 
@@ -67,6 +71,9 @@ def export_model(
         processor: its processor.
         folder: where to write: a new or empty folder, or an earlier export, which is replaced.
         report: the report of its training, for the card; without one the card has no results.
+        examples: where the card's snippets run, so that it shows what they print: `"none"`, nowhere; `"isolated"`, in
+            a process without network and secrets; `"here"`, in this process, as `train.py` does with the model that
+            it has just trained, and nobody should with a model of somebody else.
 
     Returns:
         The folder.
@@ -88,6 +95,7 @@ def export_model(
             revision=weights_tag(staging),
             pipe=pipe,
             report=report,
+            examples=examples,
         )
     return Path(folder)
 

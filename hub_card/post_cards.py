@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 from hub_card.errors import EvaluatedPost, match
 from hub_card.report import view_title
 from modeling_ita.configuration_ita import Span
-from modeling_ita.plain_text import plain_text
-
-# Only a picture within the page, so that no post can make the page load anything.
-_THUMBNAIL = re.compile(r"data:image/[a-z+.-]+;base64,[A-Za-z0-9+/=]+")
+from modeling_ita.markup import html_picture, html_text
 
 STYLE = """
 .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; align-items: center; margin: .8rem 0; }
@@ -116,12 +110,12 @@ def _card(post: EvaluatedPost, errors: int, views: Sequence[str]) -> str:
     data = f'data-errors="{errors}" data-differ="{int(differ)}" data-disagreement="{spread:.4f}"'
     notes = [f"{errors} error{'s' * (errors != 1)}" if errors else "no errors", *["views differ"] * differ]
     picture = ""
-    if _THUMBNAIL.fullmatch(post.thumbnail):
-        picture = f'<img loading="lazy" alt="image of {_text(post.id)}" src="{post.thumbnail}">'
-    panes = "".join(f"<div><h4>{_text(view_title(view))}</h4>{_pane(post, view)}</div>" for view in views)
-    header = f"<h3>{_text(post.id)}</h3>" + "".join(f'<span class="soft">{note}</span>' for note in notes)
+    if source := html_picture(post.thumbnail):
+        picture = f'<img loading="lazy" alt="image of {html_text(post.id)}" src="{source}">'
+    panes = "".join(f"<div><h4>{html_text(view_title(view))}</h4>{_pane(post, view)}</div>" for view in views)
+    header = f"<h3>{html_text(post.id)}</h3>" + "".join(f'<span class="soft">{note}</span>' for note in notes)
     return (
-        f'<article class="post" {data} data-score="{lowest:.4f}" data-id="{_text(post.id)}">'
+        f'<article class="post" {data} data-score="{lowest:.4f}" data-id="{html_text(post.id)}">'
         f'<header>{header}</header><div class="body">{picture}<div><div class="views">{panes}</div>'
         f"{_context(post.context)}</div></div></article>"
     )
@@ -144,7 +138,7 @@ def _pane(post: EvaluatedPost, view: str) -> str:
         pieces.append(words if entity is None else _mark(words, entity, predicted[entity], entity in post.gold))
     # Entities that overlap others have no words left to stand on.
     for entity in sorted(set(predicted) - set(predicted_at)):
-        words = _text(" ".join(post.words[entity.start : entity.end]))
+        words = html_text(" ".join(post.words[entity.start : entity.end]))
         pieces.append(_mark(words, entity, predicted[entity], entity in post.gold))
     return f'<p dir="auto">{" ".join(pieces)}</p>'
 
@@ -153,15 +147,15 @@ def _gold(
     post: EvaluatedPost, gold: Span | None, first: int, last: int, predicted: Collection[Span], fate: str
 ) -> str:
     """Words within or outside one gold entity; `fate` is what became of it, if the view did not find it."""
-    words = _text(" ".join(post.words[first:last]))
+    words = html_text(" ".join(post.words[first:last]))
     if gold is None:
         return words
-    missed = f' <span class="missed">{_text(gold.type)} {fate}</span>' if gold not in predicted else ""
+    missed = f' <span class="missed">{html_text(gold.type)} {fate}</span>' if gold not in predicted else ""
     return f"<u>{words}</u>{missed if last == gold.end else ''}"
 
 
 def _mark(words: str, entity: Span, score: float, right: bool) -> str:
-    label = f"{'' if right else '✗ '}{_text(entity.type)} {score:.2f}"
+    label = f"{'' if right else '✗ '}{html_text(entity.type)} {score:.2f}"
     return f'<mark class="{"right" if right else "wrong"}">{words} <small>{label}</small></mark>'
 
 
@@ -182,12 +176,8 @@ def _runs(at: Sequence[Span | None], start: int, end: int) -> Iterator[tuple[Spa
 
 def _context(context: Mapping[str, Sequence[str]]) -> str:
     kinds = "".join(
-        f"<div><dt>{_text(kind)}</dt>" + "".join(f'<dd dir="auto">{_text(s)}</dd>' for s in strings) + "</div>"
+        f"<div><dt>{html_text(kind)}</dt>" + "".join(f'<dd dir="auto">{html_text(s)}</dd>' for s in strings) + "</div>"
         for kind, strings in context.items()
         if strings
     )
     return kinds and f'<dl class="context">{kinds}</dl>'
-
-
-def _text(value: Any) -> str:
-    return html.escape(plain_text(value))

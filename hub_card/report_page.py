@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +16,7 @@ from hub_card.report import counts_of, format_f1, signature_of, split_scores, vi
 from hub_card.scores import Scoring
 from hub_card.signature import shared_lines
 from modeling_ita.configuration_ita import OUTSIDE
-from modeling_ita.plain_text import plain_text
+from modeling_ita.markup import html_page, html_text
 from modeling_ita.whole_files import write_text
 
 # The columns in this order, each with what the model sees.
@@ -115,25 +112,16 @@ def write_page(
     }
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections.items() if content)
     script = post_cards.SCRIPT if split_posts else ""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    created = f" · {_text(report['created'])}" if report.get("created") else ""
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(f"{report['name']}: {split}")}</title>
-<style>{charts.STYLE}{_STYLE}{post_cards.STYLE}</style></head>
-<body><h1>{_text(report["name"])}</h1><div class="soft">{_text(split)}{created}</div>
-{body}
-{f"<script>{script}</script>" if script else ""}</body></html>
-"""
-    write_text(path, page)
+    created = f" · {html_text(report['created'])}" if report.get("created") else ""
+    head = f'<h1>{html_text(report["name"])}</h1><div class="soft">{html_text(split)}{created}</div>\n'
+    style = charts.STYLE + _STYLE + post_cards.STYLE
+    write_text(path, html_page(f"{report['name']}: {split}", style, head + body, script))
 
 
 def _columns(report: Mapping[str, Any], split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
     views = _ordered(scores)
-    heads = [f"{_text(_COLUMNS.get(v, view_title(v)))}<small>{_text(view_title(v))}</small>" for v in views]
+    heads = [f"{html_text(_COLUMNS.get(v, view_title(v)))}<small>{html_text(view_title(v))}</small>" for v in views]
     rows: list[tuple[str, list[str]]] = [("F1", [_with_small(format_f1(scores[view])) for view in views])]
     for key, name in (("precision", "P"), ("recall", "R")):
         rows.append((name, [_percent(scores[view]["lenient"][key]) for view in views]))
@@ -143,7 +131,7 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
         gaps = {view: _difference(scores["I+T"], scores[view]) for view in views if view != "I+T"}
         rows.append(("gap to I+T", [_with_small(gaps[view]) if view in gaps else _MISSING for view in views]))
         worth = [
-            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{_text(_COLUMNS.get(view, view_title(view)))}"
+            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{html_text(_COLUMNS.get(view, view_title(view)))}"
             for view, gap in gaps.items()
         ]
         lead = f'<p class="lead">In points of F1, the right image is worth {", ".join(worth)}.</p>'
@@ -154,8 +142,8 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
         for name, cells in rows
     )
     lost = "".join(
-        f"<p>{_text(view_title(view))}: {scores[view]['lost_words']:,} words with {scores[view]['lost_entities']:,}"
-        " entities were never seen by the model and count as missed.</p>"
+        f"<p>{html_text(view_title(view))}: {scores[view]['lost_words']:,} words with"
+        f" {scores[view]['lost_entities']:,} entities were never seen by the model and count as missed.</p>"
         for view in views
         if scores[view].get("lost_words")
     )
@@ -165,7 +153,7 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
     lines = shared_lines(
         line for scoring in readings for v in scores if (line := signature_of(report, split, v, scoring)) is not None
     )
-    signatures = "".join(f'<p class="signature soft">{_text(line)}</p>' for line in lines)
+    signatures = "".join(f'<p class="signature soft">{html_text(line)}</p>' for line in lines)
     return (
         f'{lead}<div class="scroll"><table class="columns"><thead><tr><th></th>'
         f"{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -233,10 +221,10 @@ def _matrix(title: str, analysis: Mapping[str, Any]) -> str:
             f"{f'{n:,}' if gold != OUTSIDE or n else ''}</td>"
             for predicted, n in zip(names, counts, strict=True)
         )
-        rows.append(f"<tr><th>{_text('spurious' if gold == OUTSIDE else gold)}</th>{cells}</tr>")
-    heads = "".join(f"<th>{_text('missed' if name == OUTSIDE else name)}</th>" for name in names)
+        rows.append(f"<tr><th>{html_text('spurious' if gold == OUTSIDE else gold)}</th>{cells}</tr>")
+    heads = "".join(f"<th>{html_text('missed' if name == OUTSIDE else name)}</th>" for name in names)
     return (
-        f'<div><div class="scroll"><table class="matrix"><caption>{_text(title)}</caption><thead><tr>'
+        f'<div><div class="scroll"><table class="matrix"><caption>{html_text(title)}</caption><thead><tr>'
         f"<th>gold ↓ predicted →</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="soft">Entities; the shade is the share of the row.</p></div>'
     )
@@ -397,20 +385,20 @@ def _provenance(report: Mapping[str, Any]) -> str:
     parts = []
     if data := report.get("data"):
         rows = "".join(
-            f'<tr><th>{_text(name)}</th><td class="left">{_text(_known_as(file))}</td>'
-            f'<td class="left sha">{_text(file.get("sha256", _MISSING))}</td></tr>'
+            f'<tr><th>{html_text(name)}</th><td class="left">{html_text(_known_as(file))}</td>'
+            f'<td class="left sha">{html_text(file.get("sha256", _MISSING))}</td></tr>'
             for name, file in data.items()
         )
         parts.append(f'<div class="scroll"><table><caption>Data, sha256</caption>{rows}</table></div>')
     if versions := report.get("versions"):
-        said = " · ".join(f"{_text(name)} {_text(version)}" for name, version in versions.items() if version)
+        said = " · ".join(f"{html_text(name)} {html_text(version)}" for name, version in versions.items() if version)
         parts.append(f'<p class="soft">{said}</p>')
     if command := report.get("command"):
-        parts.append(f"<pre>{_text(command)}</pre>")
+        parts.append(f"<pre>{html_text(command)}</pre>")
     for key, title in (("counts", "What was counted on the way"), ("config", "Settings")):
         if content := report.get(key):
             text = json.dumps(content, indent=1, ensure_ascii=False)
-            parts.append(f"<details><summary>{title}</summary><pre>{_text(text)}</pre></details>")
+            parts.append(f"<details><summary>{title}</summary><pre>{html_text(text)}</pre></details>")
     return "".join(parts)
 
 
@@ -420,12 +408,12 @@ def _known_as(file: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in heads)
+    head = "".join(f"<th>{html_text(cell)}</th>" for cell in heads)
     body = "".join(
-        f"<tr><th>{_text(row[0])}</th>{''.join(f'<td>{_with_small(cell)}</td>' for cell in row[1:])}</tr>"
+        f"<tr><th>{html_text(row[0])}</th>{''.join(f'<td>{_with_small(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
-    caption = f"<caption>{_text(title)}</caption>" if title else ""
+    caption = f"<caption>{html_text(title)}</caption>" if title else ""
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -441,7 +429,7 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 def _with_small(cell: str) -> str:
     """A cell with its interval under the number."""
     number, bracket, interval = cell.partition(" [")
-    return f"{_text(number)}<small>[{_text(interval)}</small>" if bracket else _text(cell)
+    return f"{html_text(number)}<small>[{html_text(interval)}</small>" if bracket else html_text(cell)
 
 
 def _percent(fraction: float | None) -> str:
@@ -459,7 +447,3 @@ def _shown(views: Mapping[str, Any]) -> list[str]:
 
 def _look(view: str) -> tuple[str, str]:
     return _LOOKS.get(view, _OTHER_LOOK)
-
-
-def _text(value: Any) -> str:
-    return html.escape(plain_text(value))

@@ -17,6 +17,8 @@ OF_ENGINES = {
     "pp-ocr": ("torchvision", "opencv-python-headless>=4.10"),
 }
 VERSIONED = ("rapidocr", "easyocr")  # packages whose own version is the engine's revision
+# A version and nothing that pip would take for an option, a place or a marker.
+_VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9A-Za-z]{1,12}){0,5}")
 OF_CHECKPOINTS = ("num2words>=0.5.13", "torchvision")
 SYSTEM_PACKAGES = {"tesseract": ("tesseract-ocr",)}
 
@@ -25,10 +27,20 @@ def recipes(context_builder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The aligners of a processor's `context_builder`, `{"model", "revision", "settings"}` or less.
 
     Those whose code is the user's own, which no checkpoint runs, are left out.
+
+    Raises:
+        ValueError: it has not this form.
     """
+    if not isinstance(context_builder or {}, Mapping):
+        raise ValueError(f"context_builder is {context_builder!r:.80} (expected a dictionary by kind)")
     made = {kind: recipe for kind, recipe in (context_builder or {}).items() if kind != "max_pixels"}
-    found = [{"model": recipe} if isinstance(recipe, str) else dict(recipe) for recipe in made.values()]
-    return [recipe for recipe in found if not OWN_CODE.fullmatch(recipe["model"])]
+    found = [{"model": recipe} if isinstance(recipe, str) else recipe for recipe in made.values()]
+    for recipe in found:
+        if not isinstance(recipe, Mapping) or not isinstance(recipe.get("model"), str):
+            raise ValueError(
+                f"context_builder names the aligner {recipe!r:.80} (expected its name, or {{'model': …}})"
+            )
+    return [dict(recipe) for recipe in found if not OWN_CODE.fullmatch(recipe["model"])]
 
 
 def requirements(context_builder: Mapping[str, Any] | None) -> list[str]:
@@ -37,7 +49,7 @@ def requirements(context_builder: Mapping[str, Any] | None) -> list[str]:
     for recipe in recipes(context_builder):
         name, revision = recipe["model"], recipe.get("revision")
         first, *others = OF_ENGINES.get(name, OF_CHECKPOINTS)
-        is_version = name in VERSIONED and re.fullmatch(r"\d+(\.\w+)*", str(revision))
+        is_version = name in VERSIONED and isinstance(revision, str) and _VERSION.fullmatch(revision)
         lines += [f"{name}=={revision}" if is_version else first, *others]
     return list(dict.fromkeys(lines))
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import train
 from hub_card.card import make_card, write_card
-from hub_card.card_examples import IMAGE, fence, run_examples
+from hub_card.card_examples import IMAGE, run_examples
 from hub_card.card_figure import card_figure
 from hub_card.card_tables import markdown_table, training_yaml
 from hub_card.eval_results import eval_result_entries
@@ -31,6 +31,7 @@ from hub_card.intervals import bootstrap_difference
 from hub_card.report import counts_of, format_f1, make_report
 from hub_card.signature import Signature
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
+from modeling_ita.markup import Markdown, block
 from modeling_ita.visual_context import VisualContext, VisualContextBuilder
 
 MODEL_ID, REVISION = "you/ita", "weights-1a2b3c4d"
@@ -143,7 +144,7 @@ def written(
     folder = tmp_path_factory.mktemp("hub") / MODEL_ID
     export_model(tiny_model, reading_processor, folder)
     pipe = ItaPipeline(model=tiny_model, processor=reading_processor, device="cpu")
-    write_card(folder, model_id=MODEL_ID, revision=REVISION, pipe=pipe, report=report)
+    write_card(folder, model_id=MODEL_ID, revision=REVISION, pipe=pipe, report=report, examples="here")
     return folder
 
 
@@ -153,7 +154,8 @@ def make(tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor) ->
 
     def make(**settings: Any) -> ModelCard:
         pipe = ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")
-        return make_card(**{"model_id": MODEL_ID, "revision": REVISION, "pipe": pipe, **settings})
+        named = {"model_id": MODEL_ID, "revision": REVISION, "pipe": pipe, **settings}
+        return make_card(**{"examples": run_examples(named["pipe"], named["model_id"], named["revision"]), **named})
 
     return make
 
@@ -436,7 +438,7 @@ def test_without_a_report_it_says_so(
     for earlier in ("report.png", ".eval_results/ita.yaml", "config.json"):
         (tmp_path / earlier).touch()
     pipe = ItaPipeline(model=tiny_model, processor=tiny_processor, device="cpu")
-    write_card(tmp_path, model_id=MODEL_ID, revision=REVISION, pipe=pipe)
+    write_card(tmp_path, model_id=MODEL_ID, revision=REVISION, pipe=pipe, examples="here")
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["README.md", "config.json"]
     card = ModelCard.load(tmp_path / "README.md")
     data = card.data.to_dict()
@@ -513,10 +515,10 @@ def test_what_cannot_be_a_card_is_refused(make: Maker, report: dict[str, Any], t
 
 
 def test_markdown_is_escaped() -> None:
-    assert markdown_table(["a|b", "c"], [["x\ny", "1 [-0.5, +2.0]"]]).splitlines() == [
+    assert markdown_table(["a|b", "c"], [["x\ny", Markdown("1 [-0.5, +2.0]")]]).splitlines() == [
         "| a\\|b | c |",
         "| --- | ---: |",
         "| x y | 1\N{NO-BREAK SPACE}[-0.5,\N{NO-BREAK SPACE}+2.0] |",
     ]
     assert markdown_table(["a"], []) == ""
-    assert fence("a ```` b") == "`" * 5 and fence("") == "```"
+    assert block("a ```` b") == "`````\na ```` b\n`````" and block("", "text") == "```text\n\n```"

@@ -32,6 +32,7 @@ from transformers.dynamic_module_utils import get_imports
 import hub_card.push
 import train
 from hub_card.card import make_card, write_card
+from hub_card.card_examples import run_examples
 from hub_card.evaluate_model import evaluate_model
 from hub_card.export import code_files, export_model
 from hub_card.report import make_report
@@ -75,7 +76,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(
     model: MgcmtForTokenClassification, processor: MgcmtProcessor, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return export_model(model, processor, tmp_path_factory.mktemp("hub") / "mgcmt")
+    return export_model(model, processor, tmp_path_factory.mktemp("hub") / "mgcmt", examples="here")
 
 
 def inputs(image: Path) -> list[Any]:
@@ -223,7 +224,9 @@ def pipe_of(processor: MgcmtProcessor, labels: Sequence[str] = (), **settings: A
 
 
 def card_of(pipe: ItaPipeline, report: dict[str, Any] | None = None) -> ModelCard:
-    return make_card(model_id="you/mgcmt", revision="weights-1a2b3c4d", pipe=pipe, report=report)
+    named: dict[str, Any] = {"model_id": "you/mgcmt", "revision": "weights-1a2b3c4d", "pipe": pipe}
+    examples = run_examples(pipe, named["model_id"], named["revision"])
+    return make_card(**named, report=report, examples=examples)
 
 
 def plain(card: ModelCard) -> str:

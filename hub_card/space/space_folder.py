@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 
+from hub_card.hub_names import check_repository, check_revision
 from hub_card.requirements import recipes, requirements, system_packages
+from modeling_ita.markup import render
 from modeling_ita.whole_files import written_folder
 
 HERE = Path(__file__).parent
@@ -22,6 +24,11 @@ PYTHON = "3.12"
 TITLE = "The picture decides"
 SHORT_DESCRIPTION = "Names in posts, read with the picture"  # the Hub takes 60 characters
 
+COMMANDS = """\
+pip install "gradio=={gradio}" -r requirements.txt
+python app.py                       # the model that model.json names
+python app.py --model my/folder     # any other that was made by this project
+"""
 _OPTIONAL = ("packages.txt", "__pycache__")
 
 
@@ -57,7 +64,9 @@ def write_space(
     elif model_id.count("/") != 1:
         raise ValueError(f"{model_id!r} is neither a folder nor a model's name on the Hub (expected owner/name)")
     else:
-        validate_repo_id(model_id)
+        check_repository(model_id)
+    if revision is not None:
+        check_revision(revision)
     if processor_config is None:
         file = Path(model_id) / "processor_config.json" if is_local else _fetched(model_id, revision)
         processor_config = json.loads(file.read_text(encoding="utf-8"))
@@ -96,7 +105,7 @@ def _card(
     # A commit can be asked for of named files only.
     is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
     preloaded = f"{model_id} config.json,model.safetensors,tokenizer.json {revision}" if is_commit else model_id
-    repositories = [recipe["model"] for recipe in aligners if re.fullmatch(r"[\w.-]+/[\w.-]+", recipe["model"])]
+    repositories = [recipe["model"] for recipe in aligners if _is_repository(recipe["model"])]
     data = SpaceCardData(
         title=title,
         emoji="🖼️",
@@ -113,4 +122,16 @@ def _card(
         preload_from_hub=[preloaded] if preloaded else None,
         tags=["named-entity-recognition", "multimodal"],
     )
-    return SpaceCard.from_template(data, template_path=str(HERE / "README.md.jinja"), model_id=model_id, looks=looks)
+    values = {
+        "title": title,
+        "model_id": model_id,
+        "looks": looks,
+        "commands": COMMANDS.format(gradio=version("gradio")),
+    }
+    return SpaceCard(render(HERE / "README.md.jinja", data.to_dict(), values))
+
+
+def _is_repository(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(check_repository(name))
+    return False

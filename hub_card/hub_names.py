@@ -1,0 +1,34 @@
+"""What may be the name of a repository on the Hub, and of a revision of it, in cards, in Spaces and in calls."""
+
+from __future__ import annotations
+
+import re
+
+from huggingface_hub.utils import validate_repo_id
+
+# Of what git takes for the name of a branch or tag, the part that means nothing in YAML, in Markdown and to a shell.
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}")
+
+
+def check_repository(name: str) -> str:
+    """The name itself, if it is one of a repository, `owner/name`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(name, str) or name.count("/") != 1 or not re.fullmatch(r"[A-Za-z0-9_./-]+", name):
+        raise ValueError(f"{name!r} is no repository's name on the Hub (expected owner/name)")
+    validate_repo_id(name)
+    return name
+
+
+def check_revision(name: str) -> str:
+    """The name itself, if it is one of a branch, a tag or a commit.
+
+    Raises:
+        ValueError: it is none.
+    """
+    is_one = isinstance(name, str) and _REVISION.fullmatch(name) and not re.search(r"\.\.|//|/\.|[/.]$|\.lock$", name)
+    if not is_one:
+        raise ValueError(f"{name!r} is no revision (expected a branch, a tag or a commit: letters, digits and _.+/-)")
+    return name
