@@ -5,7 +5,11 @@ IMAGES := dataset_scripts/sample_posts/images
 # The marker is newer than pyproject.toml once everything is installed: a second run installs nothing.
 INSTALLED := .venv/.installed
 
-.PHONY: help install quickstart demo-hub test checks clean
+LOCKS := .ci/build.lock .ci/requirements.lock
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RESOLVE := $(PIP) install --quiet --dry-run --ignore-installed --report -
+
+.PHONY: help install install-locked lock quickstart demo-hub test checks clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,8 +18,20 @@ install: $(INSTALLED)  ## everything into .venv: the package, its extras, the te
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	$(PIP) install --quiet --editable '.[all,dev]'
 	touch $@
+
+install-locked: $(LOCKS)  ## the same for CI: exact versions, every file checked by its sha256
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet --require-hashes --requirement .ci/build.lock
+	$(PIP) install --quiet --require-hashes --no-build-isolation --requirement .ci/requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $(INSTALLED)
+
+lock:  ## remake the lock files of CI, on Linux on x86-64 with Python 3.11
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(RESOLVE) 'setuptools>=77' setuptools-scm wheel | $(BIN)/python .ci/lock.py > .ci/build.lock
+	$(RESOLVE) '.[all,dev]' | $(BIN)/python .ci/lock.py > .ci/requirements.lock
 
 quickstart: $(INSTALLED)  ## read the sample images, train, evaluate, label a post with two pictures
 	$(BIN)/python -m dataset_scripts.build_visual_context sample_posts --ocr rapidocr --store $(OUTPUT)/store \

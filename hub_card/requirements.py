@@ -8,11 +8,11 @@ from typing import Any
 
 from modeling_ita.visual_context import OWN_CODE
 
-BASE = ("torch>=2.6", "transformers>=5.0,<6", "pillow>=10.3")
+BASE = ("torch>=2.6,<3", "transformers>=5.0,<6", "pillow>=10.3")
 # By the engine's name, as the package's extras have it.
 OF_ENGINES = {
-    "rapidocr": ("rapidocr>=3.10", "onnxruntime>=1.20"),
-    "easyocr": ("easyocr>=1.7.2", "torchvision"),
+    "rapidocr": ("rapidocr>=3.10,<4", "onnxruntime>=1.24.1,<2"),
+    "easyocr": ("easyocr>=1.7.2,<2", "torchvision"),
     "tesseract": ("pytesseract>=0.3.13",),
     "pp-ocr": ("torchvision", "opencv-python-headless>=4.10"),
 }

