@@ -6,13 +6,12 @@ import base64
 import io
 import json
 import os
-import shutil
 import sys
-import time
-import uuid
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,11 +24,11 @@ from tqdm import tqdm
 from dataset_scripts.image_sources import ImageSet
 from modeling_ita.image_file import ImageSource, UnreadableImage, open_image
 from modeling_ita.visual_context import ExaminedImage, VisualContextBuilder
+from modeling_ita.whole_files import working_folder, write_text
 
 WINDOW = 4  # batches whose images are sorted by size together
 MAX_HELD_PIXELS = 32_000_000  # of opened images that wait; three bytes each
 THUMBNAIL = 280  # pixels
-ABANDONED = 24 * 3600  # seconds after which the records of a run have nobody who reads them
 
 
 class Record(NamedTuple):
@@ -76,7 +75,8 @@ def align_images(
     Args:
         images: the images.
         builder: its `counts` are those of this process.
-        records: folder, seen by all processes, in which each writes what became of its images.
+        records: folder, seen by all processes, in which each writes what became of its images. If it cannot be
+            written, they go to the temporary folder, which the processes of one machine see.
         batch_size: images an aligner gets at once; those of a batch are of similar size.
         workers: threads that read, hash and open images; default: one a core, at most four.
         limit: at most so many images, the first ones.
@@ -96,35 +96,49 @@ def align_images(
         if number is not None and number < 1:
             raise ValueError(f"{setting} is {number} (expected 1 or more)")
     rank, processes = (process.process_index, process.num_processes) if process else (0, 1)
-    folder = _records_folder(Path(records), process)
     numbered = enumerate(islice(images.pairs, limit))
     total = images.count if limit is None or images.count is None else min(limit, images.count)
     share = None if total is None else len(range(rank, total, processes))
     pace = 0.1 if sys.stderr.isatty() else 30.0  # seconds; a log file needs fewer lines
     name = "Aligning images" if processes == 1 else f"Aligning images (process 1 of {processes})"
-    with (
-        (folder / f"{rank}.jsonl").open("w", encoding="utf-8") as file,
-        tqdm(total=share, desc=name, unit="image", disable=rank > 0, mininterval=pace, smoothing=0.1) as progress,
-    ):
-        read = partial(_read, builder, thumbnails=thumbnails)
+    read = partial(_read, builder, thumbnails=thumbnails)
+    found = []
+    with tqdm(total=share, desc=name, unit="image", disable=rank > 0, mininterval=pace, smoothing=0.1) as progress:
         for record in _aligned(islice(numbered, rank, None, processes), read, builder, batch_size, workers):
-            file.write(json.dumps(record) + "\n")
+            found.append(record)
             progress.update()
             progress.set_postfix({what: builder.counts[what] for what in ("built", "stored")}, refresh=False)
-    if process:
+    if process and processes > 1:
+        if getattr(builder.store, "not_kept", 0):
+            raise OSError(f"the store beside {records} cannot be written, and several processes share what is in it")
+        found = _gathered(found, Path(records), process)
+    return sorted(found)
+
+
+def _gathered(found: list[Record], parent: Path, process: PartialState) -> list[Record]:
+    """The records of all processes, on the main one."""
+    rank, processes = process.process_index, process.num_processes
+    with ExitStack() as until_all_are_read:
+        name = [""]
+        if rank == 0:
+            try:
+                folder = until_all_are_read.enter_context(working_folder(parent / "run"))
+            except OSError:  # a store that is only read
+                folder = until_all_are_read.enter_context(working_folder(Path(tempfile.gettempdir(), "ita-run")))
+            name = [str(folder)]
+        broadcast_object_list(name)
+        write_text(Path(name[0], f"{rank}.jsonl"), "".join(json.dumps(record) + "\n" for record in found))
         process.wait_for_everyone()
-    if rank:
-        return []
-    files = [folder / f"{number}.jsonl" for number in range(processes)]
-    absent = [number for number, path in enumerate(files) if not path.exists()]
-    if absent:
-        raise OSError(
-            f"{folder} lacks what the processes {absent} of {processes} did: the store must be one folder that all "
-            "machines see"
-        )
-    found = sorted(Record(*json.loads(line)) for path in files for line in path.open(encoding="utf-8"))
-    shutil.rmtree(folder)
-    return found
+        if rank:
+            return []
+        files = [folder / f"{number}.jsonl" for number in range(processes)]
+        absent = [number for number, path in enumerate(files) if not path.exists()]
+        if absent:
+            raise OSError(
+                f"{folder} lacks what the processes {absent} of {processes} did: the store must be one folder that "
+                "all machines see"
+            )
+        return [Record(*json.loads(line)) for path in files for line in path.open(encoding="utf-8")]
 
 
 class _Opened(NamedTuple):
@@ -221,16 +235,3 @@ def _pixels(opened: _Opened) -> int:
 
 def _is_full(window: list[_Opened]) -> bool:
     return sum(map(_pixels, window)) > MAX_HELD_PIXELS // 2
-
-
-def _records_folder(parent: Path, process: PartialState | None) -> Path:
-    """A fresh folder of this run, the same for all its processes."""
-    name = [f".run-{uuid.uuid4().hex}"]
-    if process and process.num_processes > 1:
-        broadcast_object_list(name)
-    for folder in parent.glob(".run-*"):
-        if time.time() - folder.stat().st_mtime > ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = parent / name[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

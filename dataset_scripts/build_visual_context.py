@@ -308,6 +308,7 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
     store = ContextStore(args.store or default_store())
     aligners: dict[str, Any] = recipes(args)
     builder = VisualContextBuilder(store=store, device=args.device, **aligners)
+    set_aside = store.set_aside()
     records = align_images(
         images,
         builder,
@@ -337,6 +338,8 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
         cards = [_card(*pair, builder) for pair in zip(records[: args.preview_images], states, strict=False)]
         counts = {what: report[what] for what in ("images", *STATES)}
         write_preview(args.preview, cards, {kind: builder.identities[kind] for kind in builder.aligners}, counts)
+    report["damaged_shards"] = sorted(map(str, store.set_aside() - set_aside))
+    report["not_kept"] = store.not_kept
     report["aligned"] = sum(record.is_built for record in records)
     report["seconds"] = round(time.monotonic() - started, 2)
     report["images_per_second"] = round(len(records) / max(time.monotonic() - started, 1e-9), 1)
@@ -375,6 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{report['aligned']:,} images aligned in {report['seconds']:.1f} s")
         if not report["aligned"]:
             print("nothing was left to do: all that can be read was in the store")
+        for shard in report["damaged_shards"]:
+            print_text(f"damaged and set aside, its images were read again: {shard}")
+        if report["not_kept"]:
+            print(f"{report['not_kept']:,} rows were not kept: the store cannot be written")
 
 
 def _check_outputs(args: BuildArguments) -> None:

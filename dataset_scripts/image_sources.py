@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,10 +61,12 @@ def corpus_images(corpus: str, images_dir: str | None = None) -> ImageSet:
 
 
 def file_images(files: str) -> ImageSet:
-    """The images of a folder (and the folders in it), of a pattern such as `photos/*.jpg`, or of a list of files.
+    r"""The images of a folder (and the folders in it), of a pattern such as `photos/*.jpg`, or of a list of files.
 
     An id is the file's path below the folder or the pattern's fixed part, without its suffix if that leaves the ids
-    different. A list has one path a line, relative to the list's folder; a path that does not exist is an image that
+    different. Bytes of a name that are not UTF-8 are escaped (`caf\xe9`), as an id is text.
+
+    A list has one path a line, relative to the list's folder; a path that does not exist is an image that
     is missing.
 
     Raises:
@@ -95,11 +98,15 @@ def file_images(files: str) -> ImageSet:
             f"{files}: there is no image (expected a folder, a pattern such as 'photos/*.jpg', or a list of files, "
             f"one path a line, that ends in {' or '.join(LIST_SUFFIXES)})"
         )
-    # A name that is not UTF-8 could not be written to any file of contexts.
-    ids = [os.fsencode(os.path.relpath(file, root)).decode("utf-8", "replace") for file in found]
+    found = list(dict.fromkeys(found))
+    ids = [os.fsencode(os.path.relpath(file, root)).decode("utf-8", "backslashreplace") for file in found]
     stems = [os.path.splitext(name)[0] for name in ids]
     ids = stems if len(set(stems)) == len(set(ids)) else ids
-    pairs = dict(zip(ids, map(str, found), strict=True))
+    seen: Counter[str] = Counter()
+    pairs = {}
+    for name, file in zip(ids, found, strict=True):
+        seen[name] += 1  # another file may be called as the escape is written
+        pairs[name if seen[name] == 1 else f"{name}#{seen[name]}"] = str(file)
     return ImageSet(iter(pairs.items()), len(pairs))
 
 

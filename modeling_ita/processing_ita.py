@@ -136,17 +136,21 @@ class WordwiseProcessor(ProcessorMixin):
     def _pieces_of(self, posts: list[list[Word]], counts: Counter[str]) -> list[list[list[int]]]:
         """The pieces of every word, looked up one by one so that no word can be lost or shift the next."""
         wanted = {word.text for post in posts for word in post}
-        new = [text for text in wanted if text not in self._pieces]
+        shared = self._pieces  # by all threads: it only grows, and a full one is left to those who still read it
+        known = {text: shared[text] for text in wanted if text in shared}
+        new = list(wanted - known.keys())
         if new:
-            if len(self._pieces) + len(new) > _KNOWN_WORDS:
-                self._pieces = {text: self._pieces[text] for text in wanted & self._pieces.keys()}
             # The space before it makes every tokenizer see a word inside a sentence.
-            encoded = self._encode([f" {text}" for text in new])
-            self._pieces.update(zip(new, encoded, strict=True))
+            encoded = dict(zip(new, self._encode([f" {text}" for text in new]), strict=True))
+            known |= encoded
+            if len(shared) + len(new) > _KNOWN_WORDS:
+                self._pieces = dict(known)
+            else:
+                shared.update(encoded)
         longest = self.max_length - 2
         pieces = []
         for post in posts:
-            found = [self._pieces[word.text] for word in post]
+            found = [known[word.text] for word in post]
             counts["unknown_words"] += sum(not word for word in found)
             counts["shortened_words"] += sum(len(word) > longest for word in found)
             pieces.append([word[:longest] or [self.tokenizer.unk_token_id] for word in found])

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import uuid
@@ -634,6 +635,8 @@ def scored_strings(kind: str, row: Any) -> Scored:
         text, score = pair
         # Half a surrogate pair, as a cut emoji leaves in JSON, is no character and could not be written.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
+        if not math.isfinite(score):
+            raise ValueError(f"the aligner of {kind!r} gave {text!r:.80} the score {score} (expected one in [0, 1])")
         if text:
             scored.append((text, float(score)))
     return scored

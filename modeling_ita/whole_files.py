@@ -47,7 +47,7 @@ _held: weakref.WeakSet[FileIO] = weakref.WeakSet()
 
 
 @contextmanager
-def written_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_file(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
     """Gives the path of a new file to write, and puts it in its place if nothing goes wrong.
 
     It has the name of the place, so that a library sees its suffix. A file that was there before keeps its
@@ -56,6 +56,7 @@ def written_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the place; its folder is made if it is not there.
+        durable: whether the file survives a power cut of the next seconds. If not, one may leave the place as it was.
 
     Raises:
         OSError: the file cannot be written; the message names the place.
@@ -75,7 +76,8 @@ def written_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             _sync(part)
             os.chmod(part, _mode(target, new_mode))
             os.replace(part, target)
-            _sync(target.parent)
+            if durable:
+                _sync(target.parent)
         elif not folder.exists():
             raise FileNotFoundError(errno.ENOENT, "somebody removed it while it was written", str(path))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,6 +144,18 @@ def _merge(
     _, sizes = owner[order].unique_consecutive(return_counts=True)
     best = order[(sizes.cumsum(0) - sizes)[:, None] + torch.arange(count)]  # (hit, m)
     rows[hit], cosines[hit] = found[best], scores[best]
+
+
+_nearest_lock = threading.Lock()  # a row of neighbours and its cosines are written and read as one
+
+
+def _renew_lock() -> None:
+    global _nearest_lock
+    _nearest_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a process forked while another thread has it would wait for it forever
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class WordNeighbours:
@@ -329,16 +343,17 @@ class WordNeighbours:
 
     def _find(self, words: list[str]) -> dict[str, _Neighbours | None]:
         """The neighbours of distinct words, None for unknown ones."""
-        found: dict[str, _Neighbours | None] = {w: self._remembered[w] for w in words if w in self._remembered}
+        remembered = self._remembered
+        found: dict[str, _Neighbours | None] = {w: remembered[w] for w in words if w in remembered}
         new = [word for word in words if word not in found]
         places = dict(zip(new, self._places(new), strict=True))
         rows = {word: place for word, place in places.items() if isinstance(place, int)}
         vectors = {word: place for word, place in places.items() if isinstance(place, torch.Tensor)}
         self._search_rows(sorted(set(rows.values())))
         own = torch.tensor(list(rows.values()), dtype=torch.long)
-        for word, nearby, cosines in zip(
-            rows, self._nearest[own].tolist(), self._nearest_cosines[own].tolist(), strict=True
-        ):
+        with _nearest_lock:
+            all_nearby, all_cosines = self._nearest[own].tolist(), self._nearest_cosines[own].tolist()
+        for word, nearby, cosines in zip(rows, all_nearby, all_cosines, strict=True):
             found[word] = _Neighbours(tuple(nearby), tuple(cosines))
         others: dict[str, _Neighbours | None] = {word: None for word, place in places.items() if place is None}
         others |= self._search_vectors(vectors)
@@ -348,11 +363,13 @@ class WordNeighbours:
 
     def _search_rows(self, rows: list[int]) -> None:
         own = torch.tensor(rows, dtype=torch.long)
-        new = own[self._nearest[own, 0] < 0]
+        with _nearest_lock:
+            new = own[self._nearest[own, 0] < 0]
         for part in new.split(QUERIES) if len(new) else ():
             table = self._vectors[: len(self.words)]
             found, cosines = nearest(self._vectors[part].float(), table, self.neighbours, part)
-            self._nearest[part], self._nearest_cosines[part] = found.int(), cosines
+            with _nearest_lock:
+                self._nearest[part], self._nearest_cosines[part] = found.int(), cosines
 
     def _search_vectors(self, vectors: dict[str, torch.Tensor]) -> dict[str, _Neighbours]:
         found: dict[str, _Neighbours] = {}
@@ -366,9 +383,11 @@ class WordNeighbours:
         return found
 
     def _remember(self, found: Mapping[str, _Neighbours | None]) -> None:
-        self._remembered |= found
-        for word in list(self._remembered)[: max(0, len(self._remembered) - REMEMBERED)]:  # the oldest
-            del self._remembered[word]
+        if found:
+            remembered = self._remembered | dict(found)  # a new one: other threads may be reading the old one
+            for word in list(remembered)[: max(0, len(remembered) - REMEMBERED)]:  # the oldest
+                del remembered[word]
+            self._remembered = remembered
 
 
 class _EncoderNeighbours(WordNeighbours):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import html
 import json
 import os
@@ -20,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dataset_scripts import build_visual_context
 from dataset_scripts.align_images import align_images
 from dataset_scripts.build_visual_context import main, report_text
+from dataset_scripts.context_files import read_contexts
 from dataset_scripts.context_store import ContextStore
 from dataset_scripts.image_sources import ImageSet, dataset_images, file_images
 from dataset_scripts.mner import MnerDataset
@@ -99,8 +101,7 @@ def shown(root: Path) -> list[int]:
 
 
 def rows_of(path: Path) -> dict[str, VisualContext]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: VisualContext.from_dict(row) for row in rows}
+    return read_contexts([path])
 
 
 def counts(report: dict[str, Any]) -> list[int]:
@@ -306,10 +307,55 @@ def test_repeated_ids_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    picture(40).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    names = [b"caf\xe9.png", b"caf\xe8.png", b"caf\\xe9.png"]
+    for number, name in enumerate(names):
+        picture(40 + number).save(os.fsencode(tmp_path) + b"/" + name)
+    output = tmp_path / "contexts.parquet"
+    build(tmp_path, "--images", str(tmp_path), "--output", str(output), "--report", str(tmp_path / "report.json"))
+    assert {key: context.ocr for key, context in rows_of(output).items()} == {
+        r"caf\xe8": ["width 41"],
+        r"caf\xe9": ["width 42"],
+        r"caf\xe9#2": ["width 40"],
+    }
+    assert json.loads((tmp_path / "report.json").read_text())["images"] == 3
+
+
+def test_a_store_that_can_only_be_read(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(tmp_path, str(corpus), "--limit", "2")
+    make = os.mkdir
+
+    def refuse(path: Any, *others: Any, **options: Any) -> None:
+        if str(tmp_path / "store") in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        make(path, *others, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
     output = tmp_path / "contexts.jsonl"
-    build(tmp_path, "--images", str(tmp_path), "--output", str(output))
-    assert {key: context.ocr for key, context in rows_of(output).items()} == {"caf�": ["width 40"]}
+    report = build(tmp_path, str(corpus), "--output", str(output))
+    assert {key: context.ocr for key, context in rows_of(output).items() if context} == {
+        "a": ["width 40"],
+        "b": ["width 50"],
+        "copy-of-a": ["width 40"],
+        "z": ["width 60"],
+    }
+    assert report["not_kept"] and "were not kept: the store cannot be written" in capsys.readouterr().out
+
+
+def test_a_damaged_shard_is_counted_and_its_images_are_read_again(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = build(tmp_path, str(corpus))
+    assert first["damaged_shards"] == []
+    for shard in (tmp_path / "store" / "ocr").rglob("*.parquet"):
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    again = build(tmp_path, str(corpus))
+    assert again["aligned"] == first["aligned"] and again["damaged_shards"] == [f"{shard}.damaged"]
+    assert f"its images were read again: {shard}.damaged" in capsys.readouterr().out
+    assert build(tmp_path, str(corpus))["aligned"] == 0
 
 
 def test_a_store_that_is_not_shared_is_an_error(tmp_path: Path) -> None:

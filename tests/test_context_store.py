@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from attacks import attack
 
 from dataset_scripts import context_store
 from dataset_scripts.context_store import ContextStore
@@ -78,18 +82,148 @@ def test_any_revision_sees_what_is_added_later(tmp_path: Path) -> None:
         assert store.look_up(sha(number), "ocr", anything) == newer
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = ContextStore(tmp_path)
     store.add("ocr", {sha(1): said("a")})
     (path,) = shards(tmp_path)
     (path.parent / "mine.parquet").write_bytes(path.read_bytes())  # of somebody else
     path.write_bytes(b"PAR1")
-    with pytest.raises(OSError, match=rf"{path.name} is damaged .* remove it"):
-        ContextStore(tmp_path).look_up(sha(1), "ocr", OCR)
-    path.unlink()
     again = ContextStore(tmp_path)
     assert again.look_up(sha(1), "ocr", OCR) is None
+    assert f"{path.name}.damaged is damaged (it is not the file that its name" in caplog.text
+    assert again.damaged == [path.with_name(f"{path.name}.damaged")] == list(again.set_aside())
+    assert not path.exists() and again.damaged[0].read_bytes() == b"PAR1"
+    again.add("ocr", {sha(1): said("a")})  # in the same second: the same shard
     again.compact()
+    for reader in (store, again, ContextStore(tmp_path)):
+        assert reader.look_up(sha(1), "ocr", OCR) == said("a") and reader.rows("ocr", OCR) == 1
+
+
+def test_no_flipped_bit_is_read() -> None:
+    assert attack("bit_flips").attack(60) == []
+
+
+def old_shard(folder: Path, table: pa.Table | None = None, rows: int | None = None) -> Path:
+    """A shard as version 0.1 wrote it, with the content of the one that is there or another."""
+    (path,) = shards(folder)
+    table = pq.read_table(path) if table is None else table
+    path.unlink()
+    old = path.with_name(f"{table.num_rows if rows is None else rows:06d}-{'ab' * 16}.parquet")
+    pq.write_table(table, old, compression="zstd")
+    return old
+
+
+def test_shards_of_version_0_1_are_read_and_get_a_checksum(tmp_path: Path) -> None:
+    ContextStore(tmp_path).add("ocr", {sha(1): said("a"), sha(2): said()})
+    old = old_shard(tmp_path)
+    store = ContextStore(tmp_path)
+    assert store.look_up(sha(1), "ocr", OCR) == said("a") and store.aligners() == [("ocr", OCR)]
+    store.compact()
+    (new,) = shards(tmp_path)
+    assert not old.exists() and len(new.name.partition("-")[2]) == 40 + len(".parquet")
+    for reader in (store, ContextStore(tmp_path)):
+        assert reader.look_up(sha(1), "ocr", OCR) == said("a") and reader.rows("ocr", OCR) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("image_sha256", ["x" * 64], "an image's sha256 is none"),
+        ("image_sha256", [None], "a value is missing"),
+        ("scores", [[float("nan")]], "a score is no number"),
+        ("scores", [[]], "not as many scores as strings"),
+        ("strings", [[None]], "a string is missing"),
+        ("strings", None, "columns are not those of a store"),
+        ("model", ["another"], "in the folder of another aligner"),
+        ("settings", ["[" * 100_000], "in the folder of another aligner"),
+    ],
+)
+def test_what_cannot_be_so_in_a_shard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, values: Any, problem: str
+) -> None:
+    ContextStore(tmp_path).add("ocr", {sha(1): said("a")})
+    table = pq.read_table(shards(tmp_path)[0])
+    place = table.schema.get_field_index(column)
+    table = (
+        table.drop_columns([column])
+        if values is None
+        else table.set_column(place, table.schema.field(place), pa.array([*values], table.schema.field(place).type))
+    )
+    old = old_shard(tmp_path, table)
+    store = ContextStore(tmp_path)
+    assert store.aligners() == [] or store.look_up(sha(1), "ocr", OCR) is None
+    assert problem in caplog.text and not old.exists() and len(store.damaged) == 1
+
+
+def test_a_shard_of_other_length_than_its_name_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ContextStore(tmp_path).add("ocr", {sha(1): said("a")})
+    old_shard(tmp_path, rows=2)
+    assert ContextStore(tmp_path).look_up(sha(1), "ocr", OCR) is None
+    assert "it has 1 rows, and 2 by its name" in caplog.text
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has the folder `store` be one that may only be read, from the call on; root may write to any real one."""
+
+    def refusing(name: str) -> Callable[..., Any]:
+        allowed = getattr(os, name)
+
+        def refuse(path: Any, *others: Any, **options: Any) -> Any:
+            if str(tmp_path / "store") in os.fspath(path):
+                raise OSError(errno.EROFS, "Read-only file system", os.fspath(path))
+            return allowed(path, *others, **options)
+
+        return refuse
+
+    def start() -> None:
+        for name in ("mkdir", "rename", "replace", "unlink"):
+            monkeypatch.setattr(os, name, refusing(name))
+
+    return start
+
+
+def test_a_store_that_cannot_be_written_is_read(
+    tmp_path: Path, read_only: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = ContextStore(tmp_path / "store")
+    writer.add("ocr", {sha(1): said("a")})
+    writer.add("ocr", {sha(2): said("b")})
+    damaged = next(path for path in shards(tmp_path / "store") if sha(2) in str(pq.read_table(path)["image_sha256"]))
+    damaged.write_bytes(b"")
+    before = sorted((tmp_path / "store").rglob("*"))
+    read_only()
+    store = ContextStore(tmp_path / "store")
+    assert store.look_up(sha(1), "ocr", OCR) == said("a") and store.look_up(sha(2), "ocr", OCR) is None
+    for number in (2, 3):
+        store.add("ocr", {sha(number): said("new")})
+        assert store.look_up(sha(number), "ocr", OCR) == said("new")
+    assert store.rows("ocr", OCR) == 3 and store.not_kept == 2 and store.damaged == [damaged]
+    store.compact()
+    assert caplog.text.count("can only be read") == 1 and caplog.text.count("is damaged") == 1
+    assert sorted((tmp_path / "store").rglob("*")) == before
+
+
+def test_a_full_disk_names_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = ContextStore(tmp_path)
+    store.add("ocr", {sha(1): said("a")})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"ocr/reader-\w+/000001-\w+.parquet cannot be written: .*No space left"):
+            store.add("ocr", {sha(2): said("b")})
+    assert store.look_up(sha(2), "ocr", OCR) is None and store.look_up(sha(1), "ocr", OCR) == said("a")
+    assert len(list(shards(tmp_path)[0].parent.iterdir())) == 1
+
+
+def test_merging_into_a_shard_that_is_there_loses_nothing(tmp_path: Path) -> None:
+    store = ContextStore(tmp_path)
+    store.add("ocr", {sha(1): said("a"), sha(2): said("b")})
+    store.add("ocr", {sha(1): said("a")})
+    store.compact()
+    assert ContextStore(tmp_path).rows("ocr", OCR) == 2
 
 
 def test_kinds_and_models_may_have_any_name(tmp_path: Path) -> None:
