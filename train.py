@@ -52,6 +52,7 @@ from hub_card.push import open_repository, push_model, push_text
 from hub_card.report import format_table, gold_files, make_report, write_report
 from hub_card.report_page import write_page
 from hub_card.scores import score_views
+from modeling_ita.aligners import PROFILES
 from modeling_ita.command_line import command
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator
@@ -60,7 +61,7 @@ from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
 from modeling_ita.processing_mgcmt import MgcmtProcessor
 from modeling_ita.training_checkpoints import Checkpoints, on_main_process, restore_best, written_model
-from modeling_ita.visual_context import OBJECT_TAGS, PROFILES, VisualContext
+from modeling_ita.visual_context import OBJECT_TAGS, VisualContext
 from modeling_ita.whole_files import claimed_folder
 from modeling_ita.word_neighbours import WordNeighbours
 from train_arguments import (

@@ -43,12 +43,13 @@ from dataset_scripts.context_store import ContextStore
 from dataset_scripts.dataset_card import CARD_TABLE, aligner_table
 from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
 from dataset_scripts.placeholders import COPIES, placeholder_groups
+from modeling_ita.aligners import PROFILES
 from modeling_ita.command_line import command, print_text
 from modeling_ita.visual_context import (
     CAPTIONS,
+    NOT_ALIGNERS,
     OBJECT_TAGS,
     OCR,
-    PROFILES,
     ExaminedImage,
     VisualContext,
     VisualContextBuilder,
@@ -161,7 +162,7 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
     }
     for pair in args.aligner:
         kind, equals, name = pair.partition("=")
-        if not kind or not name or kind in ("store", "device", "max_pixels"):
+        if not kind or not name or kind in NOT_ALIGNERS:
             raise ValueError(f"--aligner {pair}: expected KIND=NAME, such as captions=microsoft/git-base")
         named[kind] = name
     profile = PROFILES[args.profile or "cpu"]
@@ -178,7 +179,7 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
         chosen = {kind: chosen[kind] for kind in args.kinds}
     for assignment in args.set:
         place, equals, value = assignment.partition("=")
-        kind, _, setting = place.partition(".")
+        kind, _, setting = place.rpartition(".")  # the name of a kind may hold a point
         if kind not in chosen or not setting or not equals:
             raise ValueError(
                 f"--set {assignment}: expected KIND.SETTING=VALUE with KIND one of {', '.join(chosen) or 'none'}"
@@ -411,7 +412,7 @@ def _images(corpus: str | None, args: BuildArguments) -> ImageSet:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number or a nesting that no setting has
         return text
 
 

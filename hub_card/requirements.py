@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modeling_ita.visual_context import OWN_CODE
+from modeling_ita.aligners import OWN_CODE
 
 BASE = ("torch>=2.6,<3", "transformers>=5.0,<6", "pillow>=10.3")
 # By the engine's name, as the package's extras have it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,12 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from .aligner_settings import MODEL, REVISION, Setting, check_settings, integer, one_of, text
+
+DTYPE = one_of("auto", "float32", "bfloat16", "float16")
+DEVICE = Setting("a device such as 'cpu'", lambda value: isinstance(value, (str, int, torch.device)))
+BEAMS = integer(1, 20)
+NEW_TOKENS = integer(1, 2048)
 
 
 class Checkpoint:
@@ -38,7 +43,7 @@ _loaded: WeakValueDictionary[tuple[Any, ...], Checkpoint] = WeakValueDictionary(
 
 
 class PretrainedAligner:
-    """What the aligners on checkpoints share; subclasses add their settings and say how images become strings.
+    """What the aligners on checkpoints share; subclasses give their `rules` and say how images become strings.
 
     Args:
         model: a repository on the Hub, or a local folder.
@@ -46,29 +51,49 @@ class PretrainedAligner:
             once, and that commit is what is loaded and what `identity` names.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
         device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+        settings: what else the subclass takes; each becomes an attribute.
+
+    Attributes:
+        rules: by name, what the settings that affect the strings may be; a checkpoint saves these, and may name these.
+        local: by name, what the settings that depend on the machine may be; a checkpoint never gives them.
 
     Raises:
-        ValueError: the dtype is unknown.
+        ValueError: a setting is not what `rules` say, or the model is neither a repository's name nor a folder.
     """
 
     auto_class: Any
     processor_class: Any = AutoProcessor
     takes = "a checkpoint of another architecture"  # for the message when the checkpoint is of the wrong one
+    rules: Mapping[str, Setting] = {"dtype": DTYPE}
+    local: Mapping[str, Setting] = {
+        "device": Setting(
+            "a device such as 'cpu'", lambda value: isinstance(value, (str, int, torch.device))
+        ).or_none()
+    }
 
     def __init__(
-        self, model: str, revision: str | None = None, dtype: str = "auto", device: str | torch.device | None = None
+        self,
+        model: str,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+        **settings: Any,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r} (expected one of {', '.join(DTYPES)})")
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        check_settings(
+            {"model": model, "revision": revision, "dtype": dtype, "device": device, **settings},
+            {"model": MODEL, "revision": REVISION.or_none(), **self.rules, **self.local},
+        )
         self.model = os.path.expanduser(model)
         self.revision = revision
         self.dtype = dtype
         self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        vars(self).update(settings)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide about the strings; device and batch size are none of them."""
-        raise NotImplementedError
+        """Settings that affect the strings, but for the dtype. Excludes device and batch size."""
+        return {name: getattr(self, name) for name in self.rules if name != "dtype"}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its strings with scores in [0, 1], best first."""
@@ -105,15 +130,22 @@ class PretrainedAligner:
 
         Raises:
             OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: transformers does not know its architecture.
+            ValueError: transformers does not know its architecture, or it wants code of someone's own to be run.
         """
         try:
-            return AutoConfig.from_pretrained(self.model, trust_remote_code=False, **self._place)
+            config = AutoConfig.from_pretrained(self.model, trust_remote_code=False, **self._place)
         except OSError as error:
             raise OSError(
                 f"there is no checkpoint {self.model} (revision {self.revision or 'main'}): it is no local folder "
                 f"with a config.json, not among the downloaded ones, and cannot be downloaded ({error})"
             ) from error
+        for part in _configs(config):
+            if "/" in str(part._attn_implementation):  # a repository of compiled kernels
+                raise ValueError(
+                    f"the config.json of {self.model} asks for the code of {part._attn_implementation} "
+                    "(attn_implementation): no code is run because a checkpoint says so"
+                )
+        return config
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -153,6 +185,14 @@ class PretrainedAligner:
     def __getstate__(self) -> dict[str, Any]:
         """The settings without the checkpoint, which is loaded again when it is needed."""
         return {name: value for name, value in self.__dict__.items() if name != "checkpoint"}
+
+
+def _configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PretrainedConfig):
+            yield from _configs(part)
 
 
 def _hash_of_files(folder: Path) -> str:
@@ -273,11 +313,22 @@ class Captioner(PretrainedAligner):
         device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
 
     Raises:
-        ValueError: a number is less than 1, `num_beams` is less than `num_captions`, or the dtype is unknown.
+        ValueError: a setting is not what `rules` say, or `num_beams` is less than `num_captions`.
     """
 
     auto_class = AutoModelForImageTextToText
     takes = "BLIP, GIT, BLIP-2, InstructBLIP, Florence-2 or a vision-language model with a chat template"
+    rules = {
+        "num_captions": BEAMS,
+        "max_new_tokens": NEW_TOKENS.or_none(),
+        "num_beams": BEAMS.or_none(),
+        "prompt": text(2000).or_none(),
+        "dtype": DTYPE,
+    }
+    num_captions: int
+    max_new_tokens: int | None
+    num_beams: int
+    prompt: str | None
 
     def __init__(
         self,
@@ -290,27 +341,19 @@ class Captioner(PretrainedAligner):
         dtype: str = "auto",
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(model, revision, dtype, device)
-        self.num_captions = num_captions
-        self.max_new_tokens = max_new_tokens
+        super().__init__(
+            model,
+            revision,
+            dtype,
+            device,
+            num_captions=num_captions,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            prompt=prompt,
+        )
         self.num_beams = num_captions if num_beams is None else num_beams
-        self.prompt = prompt
-        if num_captions < 1 or (max_new_tokens is not None and max_new_tokens < 1):
-            raise ValueError(
-                f"num_captions and max_new_tokens must be at least 1, got {num_captions} and {max_new_tokens}"
-            )
         if self.num_beams < num_captions:
             raise ValueError(f"{num_captions} captions need as many beams, got num_beams={num_beams}")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`num_captions`, `max_new_tokens`, `num_beams` and `prompt`."""
-        return {
-            "num_captions": self.num_captions,
-            "max_new_tokens": self.max_new_tokens,
-            "num_beams": self.num_beams,
-            "prompt": self.prompt,
-        }
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its captions, best first, with scores in [0, 1].

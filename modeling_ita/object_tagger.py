@@ -19,7 +19,8 @@ from transformers import (
     PretrainedConfig,
 )
 
-from .captioner import FAMILIES, PretrainedAligner, florence_answer, generate
+from .aligner_settings import FLAG, SHARE, WORDS, Setting, check_names, integer, one_of, read_recipe
+from .captioner import DTYPE, FAMILIES, PretrainedAligner, florence_answer, generate
 
 NO_LABELS = ("", "N/A")  # COCO's labels skip numbers, and some checkpoints fill the gaps
 MIN_CROP = 8  # pixels; of the crop of a smaller box no attribute can be told
@@ -55,11 +56,15 @@ class AttributeTagger(PretrainedAligner):
         device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
 
     Raises:
-        ValueError: `attributes` is one string, empty, or holds what is no text; or the dtype is unknown.
+        ValueError: a setting is not what `rules` say.
     """
 
     auto_class = AutoModelForZeroShotImageClassification
     takes = "CLIP or SigLIP"
+    rules = {"attributes": WORDS, "max_attributes": integer(0, 100), "min_score": SHARE, "dtype": DTYPE}
+    attributes: list[str]
+    max_attributes: int
+    min_score: float
 
     def __init__(
         self,
@@ -71,16 +76,12 @@ class AttributeTagger(PretrainedAligner):
         dtype: str = "auto",
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(model, revision, dtype, device)
-        self.attributes = _list_of_words("attributes", ATTRIBUTES if attributes is None else attributes)
-        self.max_attributes = max_attributes
-        self.min_score = min_score
+        attributes = ATTRIBUTES if attributes is None else attributes
+        super().__init__(
+            model, revision, dtype, device, attributes=attributes, max_attributes=max_attributes, min_score=min_score
+        )
+        self.attributes = _single_spaced(attributes)
         self._sentences: dict[str, torch.Tensor] = {}  # noun → (attributes + 1, width), the neutral sentence last
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`attributes`, `max_attributes` and `min_score`."""
-        return {"attributes": self.attributes, "max_attributes": self.max_attributes, "min_score": self.min_score}
 
     def __call__(
         self, images: Sequence[Image.Image], nouns: Sequence[str] | None = None
@@ -147,16 +148,7 @@ def _directions(features: Any) -> torch.Tensor:
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def _list_of_words(name: str, words: Sequence[str]) -> list[str]:
-    """The words as a list, with single spaces inside.
-
-    Raises:
-        ValueError: they are one string, none at all, or hold what is no text.
-    """
-    if isinstance(words, str):
-        raise ValueError(f"{name} must be a list of strings, got one string: write [{words!r}]")
-    if not words or not all(isinstance(word, str) and any(map(str.isalnum, word)) for word in words):
-        raise ValueError(f"{name} must be a list of strings with letters in them, got {list(words)!r}")
+def _single_spaced(words: Sequence[str]) -> list[str]:
     return [" ".join(word.split()) for word in words]
 
 
@@ -194,20 +186,37 @@ class ObjectTagger(PretrainedAligner):
         duplicates: keep a tag as often as it was found; otherwise once, where it is most confident.
         tags: nouns that an open-vocabulary detector looks for; None for all others.
         attributes: an `AttributeTagger`, or the dictionary `{"model": …, "revision": …, "settings": {…}}` of one,
-            which puts attributes before the noun ("red car"); None is nouns alone.
+            which runs on the same device and puts attributes before the noun ("red car"); None is nouns alone.
         task: Florence-2's task, `"<OD>"` or `"<DENSE_REGION_CAPTION>"`; None is `"<OD>"`. Others have no tasks.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
         device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
 
     Raises:
-        ValueError: `tags` is one string, empty, or holds what is no text; `max_objects` is less than 1; or the dtype
-            is unknown.
+        ValueError: a setting is not what `rules` say, or one of the `attributes` is not.
     """
 
     takes = (
         "a detector of fixed classes (RT-DETR v2, D-FINE, DETR …), an open-vocabulary detector (OWLv2, OWL-ViT, "
         "Grounding DINO, MM Grounding DINO) or Florence-2"
     )
+    rules = {
+        "min_score": SHARE,
+        "max_objects": integer(1, 1000),
+        "duplicates": FLAG,
+        "tags": WORDS.or_none(),
+        "attributes": Setting(
+            "an AttributeTagger, or {'model': name, 'revision': …, 'settings': {…}}",
+            lambda value: isinstance(value, (str, Mapping)) or hasattr(value, "identity"),
+        ).or_none(),
+        "task": one_of("<OD>", "<DENSE_REGION_CAPTION>").or_none(),
+        "dtype": DTYPE,
+    }
+    min_score: float
+    max_objects: int
+    duplicates: bool
+    tags: list[str] | None
+    attributes: AttributeTagger | None
+    task: str | None
 
     def __init__(
         self,
@@ -217,39 +226,36 @@ class ObjectTagger(PretrainedAligner):
         max_objects: int = 10,
         duplicates: bool = False,
         tags: Sequence[str] | None = None,
-        attributes: AttributeTagger | Mapping[str, Any] | None = None,
+        attributes: AttributeTagger | Mapping[str, Any] | str | None = None,
         task: str | None = None,
         dtype: str = "auto",
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(model, revision, dtype, device)
-        if max_objects < 1:
-            raise ValueError(f"max_objects must be at least 1, got {max_objects}")
-        self.min_score = min_score
-        self.max_objects = max_objects
-        self.duplicates = duplicates
-        self.tags = None if tags is None else _list_of_words("tags", tags)
-        if isinstance(attributes, Mapping):
-            if "model" not in attributes or not attributes.keys() <= {"model", "revision", "settings"}:
-                raise ValueError(
-                    f"attributes are {{'model': name, 'revision': …, 'settings': {{…}}}}, got {dict(attributes)!r}"
-                )
-            settings = {"device": self.device, **attributes.get("settings", {})}
-            attributes = AttributeTagger(attributes["model"], attributes.get("revision"), **settings)
-        self.attributes = attributes
-        self.task = task
+        super().__init__(
+            model,
+            revision,
+            dtype,
+            device,
+            min_score=min_score,
+            max_objects=max_objects,
+            duplicates=duplicates,
+            tags=tags,
+            attributes=attributes,
+            task=task,
+        )
+        self.tags = None if tags is None else _single_spaced(tags)
+        if isinstance(attributes, (str, Mapping)):
+            try:
+                recipe = read_recipe(attributes)
+                check_names("AttributeTagger", recipe.settings, AttributeTagger.rules)
+                self.attributes = AttributeTagger(recipe.model, recipe.revision, device=self.device, **recipe.settings)
+            except ValueError as error:
+                raise ValueError(f"attributes: {error}") from error
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`min_score`, `max_objects`, `duplicates`, `tags`, `task`, and of `attributes` its identity."""
-        return {
-            "min_score": self.min_score,
-            "max_objects": self.max_objects,
-            "duplicates": self.duplicates,
-            "tags": self.tags,
-            "attributes": self.attributes and self.attributes.identity,
-            "task": self.task,
-        }
+        """Settings that affect the strings, but for the dtype; of `attributes` its identity."""
+        return {**super().settings, "attributes": self.attributes and self.attributes.identity}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -263,7 +269,7 @@ class ObjectTagger(PretrainedAligner):
         Raises:
             OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
             ValueError: the checkpoint's architecture is none of those above, an open-vocabulary detector has no `tags`
-                or more than it can read, another one has `tags`, or the task finds no objects.
+                or more than it can read, or another one has `tags`.
         """
         return [
             [(found.label, found.score) for found in self._choose(image, objects)]
@@ -441,8 +447,6 @@ def _detect_florence(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Obj
     answers = generate(tagger.checkpoint, FAMILIES["florence2"], images, task, max_new_tokens=most)
     for image, [(tokens, score)] in zip(images, answers, strict=True):
         answer = florence_answer(tagger.checkpoint.processor, tokens, task, image)
-        if not isinstance(answer, dict) or {"bboxes", "labels"} - answer.keys():
-            raise ValueError(f"{task} is not a task that finds objects: take '<OD>' or '<DENSE_REGION_CAPTION>'")
         boxes = torch.tensor(answer["bboxes"]).reshape(-1, 4)
         # Of a box too many without a name the processor makes the name "loc_12>".
         names = ["" if re.match(r"loc_\d+>", name) else name for name in answer["labels"]]

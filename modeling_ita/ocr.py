@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import math
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -14,7 +15,20 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoModelForObjectDetection, PretrainedConfig
 
-from .captioner import FAMILIES, PretrainedAligner, florence_answer, generate
+from .aligner_settings import (
+    FLAG,
+    MAX_PATH,
+    MODEL,
+    REVISION,
+    SHARE,
+    Setting,
+    check_settings,
+    integer,
+    text,
+    texts,
+)
+from .captioner import BEAMS, DTYPE, FAMILIES, NEW_TOKENS, PretrainedAligner, florence_answer, generate
+from .plain_text import one_line
 
 MAX_RATIO = 8
 
@@ -77,23 +91,34 @@ def without_strip(image: Image.Image) -> Image.Image:
 class OcrEngine:
     """What the OCR aligners on packages share: one engine, loaded when the first image comes.
 
-    Subclasses give `name`, `install` and `settings`, and say how the engine is loaded and asked.
+    Subclasses give `name`, `install` and `rules`, and say how the engine is loaded and asked.
 
     Args:
-        min_score: lowest confidence, in [0, 1], of a line that is kept.
+        settings: what the subclass takes; each becomes an attribute.
+
+    Attributes:
+        rules: by name, what the settings that affect the lines may be; a checkpoint saves these, and may name these.
+        local: by name, what the settings that depend on the machine may be; a checkpoint never gives them.
+
+    Raises:
+        ValueError: a setting is not what `rules` say.
     """
 
     name: str
     install: str
+    rules: Mapping[str, Setting]
+    local: Mapping[str, Setting] = {}
+    min_score: float
 
-    def __init__(self, min_score: float) -> None:
-        self.min_score = min_score
+    def __init__(self, **settings: Any) -> None:
+        check_settings(settings, {**self.rules, **self.local})
+        vars(self).update(settings)
         self._engine: Any = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide about the lines; those that only decide about speed are left out."""
-        raise NotImplementedError
+        """Settings that affect the lines. Excludes those that only affect the speed."""
+        return {name: getattr(self, name) for name in self.rules}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -151,19 +176,17 @@ class RapidOcr(OcrEngine):
 
     name = "rapidocr"
     install = 'pip install "rapidocr" onnxruntime'
+    # At the upper ends the worst image takes some 3 GB, and some 20 seconds of a core.
+    rules = {"min_score": SHARE, "min_side": integer(1, 1280), "max_side": integer(1, 4096)}
+    local = {"threads": integer(1, 256).or_none()}
+    min_side: int
+    max_side: int
+    threads: int | None
 
     def __init__(
         self, min_score: float = 0.6, min_side: int = 320, max_side: int = 1280, threads: int | None = None
     ) -> None:
-        super().__init__(min_score)
-        self.min_side = min_side
-        self.max_side = max_side
-        self.threads = threads
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`min_score`, `min_side` and `max_side`."""
-        return {"min_score": self.min_score, "min_side": self.min_side, "max_side": self.max_side}
+        super().__init__(min_score=min_score, min_side=min_side, max_side=max_side, threads=threads)
 
     def _load(self) -> Any:
         self._import("onnxruntime")
@@ -201,6 +224,19 @@ class EasyOcr(OcrEngine):
 
     name = "easyocr"
     install = "pip install easyocr torchvision"
+    rules = {
+        "languages": texts(20, "of EasyOCR's codes such as 'en'", re.compile(r"[a-z]{2,3}(_[a-z]{2,10})?").fullmatch),
+        "min_score": SHARE,
+    }
+    local = {
+        "model_storage_directory": Setting(
+            "a folder", lambda value: isinstance(value, os.PathLike) or text(MAX_PATH).accepts(value)
+        ).or_none(),
+        "gpu": FLAG.or_none(),
+    }
+    languages: list[str]
+    model_storage_directory: str | None
+    gpu: bool | None
 
     def __init__(
         self,
@@ -209,15 +245,10 @@ class EasyOcr(OcrEngine):
         model_storage_directory: str | None = None,
         gpu: bool | None = None,
     ) -> None:
-        super().__init__(min_score)
-        self.languages = _languages(languages)
-        self.model_storage_directory = model_storage_directory
-        self.gpu = gpu
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`languages` and `min_score`."""
-        return {"languages": self.languages, "min_score": self.min_score}
+        super().__init__(
+            languages=languages, min_score=min_score, model_storage_directory=model_storage_directory, gpu=gpu
+        )
+        self.languages = list(languages)
 
     def _load(self) -> Any:
         reader = self._import("easyocr").Reader
@@ -257,6 +288,20 @@ class Tesseract(OcrEngine):
         "pip install pytesseract, and the program: apt-get install tesseract-ocr, or brew install tesseract, or "
         "conda install -c conda-forge tesseract"
     )
+    # Languages and layout become options of a program: no space, no dash, no dot, no slash but that of a script.
+    rules = {
+        "languages": texts(
+            10,
+            "of Tesseract's codes such as 'eng', 'chi_sim' or 'script/Latin'",
+            re.compile(r"[A-Za-z]\w{1,19}|script/[A-Za-z]\w{1,39}", re.ASCII).fullmatch,
+        ),
+        "min_score": SHARE,
+        "layout": integer(0, 13),
+        "min_side": integer(1, 2048),
+    }
+    languages: list[str]
+    layout: int
+    min_side: int
 
     def __init__(
         self,
@@ -265,20 +310,8 @@ class Tesseract(OcrEngine):
         layout: int = 11,
         min_side: int = 960,
     ) -> None:
-        super().__init__(min_score)
-        self.languages = _languages(languages)
-        self.layout = layout
-        self.min_side = min_side
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`languages`, `min_score`, `layout` and `min_side`."""
-        return {
-            "languages": self.languages,
-            "min_score": self.min_score,
-            "layout": self.layout,
-            "min_side": self.min_side,
-        }
+        super().__init__(languages=languages, min_score=min_score, layout=layout, min_side=min_side)
+        self.languages = list(languages)
 
     def _version(self) -> str | None:
         # The program reads, the package only calls it. It leaves with SystemExit if it cannot make out the version.
@@ -308,7 +341,7 @@ class Tesseract(OcrEngine):
             size = (round(image.width * factor), round(image.height * factor))
             image = image.resize(size, Image.Resampling.BICUBIC)
         words = self._engine.image_to_data(
-            image, lang="+".join(self.languages), config=f"--psm {self.layout}", output_type="dict"
+            image, lang="+".join(self.languages), config=f"--psm {self.layout:d}", output_type="dict"
         )
         places = zip(words["block_num"], words["par_num"], words["line_num"], strict=True)
         lines: dict[tuple[int, int, int], list[int]] = {}
@@ -326,12 +359,6 @@ def _line_of_words(words: dict[str, list[Any]], line: list[int]) -> TextLine:
     return TextLine.between(text, score, starts + ends)
 
 
-def _languages(codes: Sequence[str]) -> list[str]:
-    if isinstance(codes, str):
-        raise ValueError(f"languages must be a list of codes, got one string: write [{codes!r}]")
-    return list(codes)
-
-
 PP_OCR_RECOGNIZER = "PaddlePaddle/PP-OCRv6_small_rec_safetensors"
 PP_OCR_DETECTOR = "PaddlePaddle/PP-OCRv6_small_det_safetensors"
 FLORENCE_2 = "florence-community/Florence-2-base"
@@ -344,11 +371,6 @@ class TextDetector(PretrainedAligner):
     auto_class = AutoModelForObjectDetection
     takes = "a text detector of PP-OCR"
     processor_class = AutoImageProcessor
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """None: the thresholds are those of PP-OCR."""
-        return {}
 
     @torch.inference_mode()
     def boxes(self, image: Image.Image) -> list[list[list[float]]]:
@@ -375,10 +397,12 @@ class PpOcr(PretrainedAligner):
 
     Raises:
         ImportError: the installed transformers has no PP-OCR.
+        ValueError: a setting is not what `rules` say.
     """
 
     processor_class = AutoImageProcessor
     takes = "a text recogniser of PP-OCR"
+    rules = {"detector": MODEL, "detector_revision": REVISION.or_none(), "min_score": SHARE, "dtype": DTYPE}
 
     def __init__(
         self,
@@ -391,6 +415,9 @@ class PpOcr(PretrainedAligner):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__(model, revision, dtype, device)
+        check_settings(
+            {"detector": detector, "detector_revision": detector_revision, "min_score": min_score}, self.rules
+        )
         self.auto_class = getattr(importlib.import_module("transformers"), "AutoModelForTextRecognition", None)
         if self.auto_class is None:
             raise ImportError("this version of transformers has no PP-OCR: pip install --upgrade transformers")
@@ -468,11 +495,18 @@ class Florence2Ocr(PretrainedAligner):
             beyond is lost.
         dtype: type of the weights, see `PretrainedAligner`.
         device: where the model runs; None is an accelerator if there is one.
+
+    Raises:
+        ValueError: a setting is not what `rules` say.
     """
 
     auto_class = AutoModelForImageTextToText
     takes = "Florence-2"
     task = "<OCR_WITH_REGION>"
+    rules = {"min_score": SHARE, "num_beams": BEAMS, "max_new_tokens": NEW_TOKENS, "dtype": DTYPE}
+    min_score: float
+    num_beams: int
+    max_new_tokens: int
 
     def __init__(
         self,
@@ -484,15 +518,15 @@ class Florence2Ocr(PretrainedAligner):
         dtype: str = "auto",
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(model, revision, dtype, device)
-        self.min_score = min_score
-        self.num_beams = num_beams
-        self.max_new_tokens = max_new_tokens
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`min_score`, `num_beams` and `max_new_tokens`."""
-        return {"min_score": self.min_score, "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+        super().__init__(
+            model,
+            revision,
+            dtype,
+            device,
+            min_score=min_score,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+        )
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For every RGB image its lines of text with the answer's probability, in reading order.
@@ -524,21 +558,27 @@ class Florence2Ocr(PretrainedAligner):
         return strings_in_order(lines, self.min_score)
 
 
-def ocr_from_checkpoint(model: str, revision: str | None = None, **settings: Any) -> PpOcr | Florence2Ocr:
-    """The OCR aligner on a checkpoint; its configuration's `model_type` says which.
+def checkpoint_ocr(model: str, revision: str | None = None) -> type[PpOcr] | type[Florence2Ocr]:
+    """The class of the OCR aligner on a checkpoint; its configuration's `model_type` says which.
 
     Raises:
         ValueError: the name is neither a folder nor of the form owner/name, or the checkpoint reads no text.
         OSError: the configuration can be neither found nor downloaded.
     """
+    check_settings({"model": model, "revision": revision}, {"model": MODEL, "revision": REVISION.or_none()})
     folder = os.path.expanduser(model)
     if "/" not in model and not os.path.isdir(folder):  # a misspelt engine is not looked for on the Hub
         raise ValueError("there is no such folder, and a repository has the form owner/name")
-    model_type = PretrainedConfig.get_config_dict(folder, revision=revision)[0].get("model_type", "")
+    try:
+        model_type = str(PretrainedConfig.get_config_dict(folder, revision=revision)[0].get("model_type", ""))
+    except OSError as error:
+        raise OSError(
+            f"the configuration of {model} can be neither found nor downloaded: {one_line(error)}"
+        ) from error
     if model_type == "florence2":
-        return Florence2Ocr(model, revision, **settings)
+        return Florence2Ocr
     if model_type.startswith("pp_ocr") and model_type.endswith("_rec"):
-        return PpOcr(model, revision, **settings)
+        return PpOcr
     if model_type.startswith("pp_ocr") and model_type.endswith("_det"):
         raise ValueError("it is PP-OCR's detector: name the recogniser, and this one as detector=")
-    raise ValueError(f"its model_type is {model_type!r}, which is neither Florence-2 nor a recogniser of PP-OCR")
+    raise ValueError(f"its model_type is {model_type!r:.80}, which is neither Florence-2 nor a recogniser of PP-OCR")

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_ita import Span
-from .visual_context import VisualContext, check_kind
+from .visual_context import VisualContext, check_kind, check_recipes
 
 IGNORED = -100  # the label of padding, as everywhere in transformers
 _KNOWN_WORDS = 200_000  # words whose pieces are remembered
@@ -95,6 +95,8 @@ class WordwiseProcessor(ProcessorMixin):
         self.max_length = min(self.tokenizer.model_max_length, 512) if max_length is None else max_length
         self.window_overlap = window_overlap
         self.context_builder = context_builder
+        if context_builder is not None:
+            check_recipes(context_builder)
         if self.max_length < 8:
             raise ValueError(f"max_length is {self.max_length} (expected at least 8 pieces)")
         if window_overlap < 0:

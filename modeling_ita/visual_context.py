@@ -7,26 +7,19 @@ A `VisualContext` holds those strings and tells where they came from; it is all 
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
 import json
 import logging
-import math
 import os
-import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from operator import attrgetter
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from .captioner import Captioner, PretrainedAligner
+from .aligner_settings import Recipe, check_settings, integer, read_recipe, shown
+from .aligners import CAPTIONS, OBJECT_TAGS, OCR, Aligner, Scored, make_aligner, naming, saved_aligner, scored_strings
 from .image_file import (
     MAX_PIXELS,
     ImageSource,
@@ -39,14 +32,14 @@ from .image_file import (
     read_image_file,
 )
 from .names import check_name
-from .object_tagger import ObjectTagger
-from .ocr import EasyOcr, Florence2Ocr, PpOcr, RapidOcr, Tesseract, ocr_from_checkpoint
 
 logger = logging.getLogger(__name__)
 
-OBJECT_TAGS, CAPTIONS, OCR = "object_tags", "captions", "ocr"
 EXAMINATION = "image"  # the name under which a store keeps what opening an image has shown; no kind of context
 NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
+NOT_ALIGNERS = ("store", "device", "max_pixels")  # what else a `VisualContextBuilder` takes
+MAX_ALIGNERS = 20  # that a checkpoint may name
+BUILDER_RULES = {"max_pixels": integer(1, 200_000_000)}
 
 
 @dataclass(frozen=True)
@@ -230,7 +223,7 @@ class VisualContextBuilder:
     Args:
         store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add` and
             is not `read_only`.
-        max_pixels: an image with more pixels counts as unreadable.
+        max_pixels: an image with more pixels counts as unreadable; at most 200 million.
         device: where aligners on checkpoints run, if their settings do not say; None: an accelerator if there is one.
         aligners: by kind, an aligner: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
             `Aligner`), a function (see `FunctionAligner`), or None. A name is a checkpoint, for `ocr` also an engine
@@ -242,11 +235,12 @@ class VisualContextBuilder:
             at it), `stored` (all was in the store), `missing`, `unreadable` and `blank`.
 
     Raises:
-        ValueError: a name, a key or a setting is unknown, or no aligner is.
+        ValueError: a name, a key or a setting is unknown, or no aligner is; or a setting is not what may be given.
     """
 
     def __init__(
         self,
+        /,
         *,
         store: ContextStore | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -254,6 +248,7 @@ class VisualContextBuilder:
         **aligners: str | Mapping[str, Any] | Aligner | Callable[..., Any] | None,
     ) -> None:
         VisualContext({kind: [] for kind in aligners})  # a kind that cannot be one is refused here
+        check_settings({"max_pixels": max_pixels}, BUILDER_RULES)
         made = {kind: make_aligner(kind, aligner, device) for kind, aligner in aligners.items()}
         self.aligners: dict[str, Aligner] = {kind: aligner for kind, aligner in made.items() if aligner is not None}
         self.store = store
@@ -367,23 +362,25 @@ class VisualContextBuilder:
         return {**recipes, "max_pixels": self.max_pixels}
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any], **settings: Any) -> VisualContextBuilder:
-        """The builder that `to_dict` described; `settings` go before the saved ones (`store=…`, `captions=None`).
+    def from_dict(cls, saved: Mapping[str, Any], /, **settings: Any) -> VisualContextBuilder:
+        """The builder that `to_dict` described; `settings` take precedence (`store=…`, `captions=None`).
+
+        What is saved may be a stranger's, so that it can name no more than `to_dict` writes: a model, its revision,
+        and those settings that affect the strings, each in its range.
 
         Raises:
-            ValueError: a saved aligner is code of someone's own: nothing is imported because a checkpoint says so.
+            ValueError: a saved aligner is code of someone's own (nothing is imported because a checkpoint says so),
+                or it has a setting that is not saved, or one that is not what may be given.
+            OSError: the checkpoint of an OCR aligner can be neither found nor downloaded.
         """
-        for kind, recipe in saved.items():
-            if kind in ("store", "device"):
-                raise ValueError(f"{kind!r} is no kind of context, and no setting that is saved")
-            model = recipe.get("model", "") if isinstance(recipe, Mapping) else recipe
-            if kind not in settings and isinstance(model, str) and OWN_CODE.fullmatch(model):
-                raise ValueError(
-                    f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: use "
-                    f"VisualContextBuilder.from_dict(…, {kind}={model!r}) if you have it and trust it, otherwise "
-                    f"{kind}=None; a pipeline takes the builder as pipe.context_builder"
-                )
-        return cls(**{**saved, **settings})
+        device = settings.get("device")
+        made: dict[str, Any] = {
+            kind: None if kind in settings else saved_aligner(kind, recipe, device)
+            for kind, recipe in check_recipes(saved).items()
+        }
+        if "max_pixels" in saved:
+            made["max_pixels"] = saved["max_pixels"]
+        return cls(**{**made, **settings})
 
     @cached_property
     def identities(self) -> dict[str, dict[str, Any]]:
@@ -437,206 +434,23 @@ class VisualContextBuilder:
         return rows
 
 
-PACKAGES: dict[str, type[RapidOcr] | type[EasyOcr] | type[Tesseract]] = {
-    engine.name: engine for engine in (RapidOcr, EasyOcr, Tesseract)
-}
-CHECKPOINTS: dict[str, type[PpOcr] | type[Florence2Ocr]] = {"pp-ocr": PpOcr, "florence2": Florence2Ocr}
-OCR_NAMES = (*PACKAGES, *CHECKPOINTS)
-_RECIPE_KEYS = {"model", "revision", "settings"}
-OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # module:name
-
-PROFILES: dict[str, dict[str, Any]] = {
-    # A few seconds an image on two cores.
-    "cpu": {
-        "object_tags": {"model": "PekingU/rtdetr_v2_r18vd"},
-        "captions": {"model": "Salesforce/blip-image-captioning-base"},
-        "ocr": {"model": "rapidocr"},
-    },
-    # Objects of 365 classes with their attributes, five captions, as ITA has them.
-    "gpu": {
-        "object_tags": {
-            "model": "ustc-community/dfine-xlarge-obj365",
-            "settings": {"attributes": {"model": "openai/clip-vit-large-patch14"}},
-        },
-        "captions": {"model": "Salesforce/blip-image-captioning-large", "settings": {"dtype": "float16"}},
-        "ocr": {"model": "easyocr"},
-    },
-    # One model reads all three.
-    "florence2": {
-        "object_tags": {
-            "model": "florence-community/Florence-2-base",
-            "settings": {"task": "<DENSE_REGION_CAPTION>"},
-        },
-        "captions": {"model": "florence-community/Florence-2-base"},
-        "ocr": {"model": "florence2"},
-    },
-}
-"""Sets of aligners that go together, by kind, as `VisualContextBuilder` takes them."""
-
-Scored: TypeAlias = list[tuple[str, float]]
-
-
-class Aligner(Protocol):
-    """What turns images into strings. Any object with these two members is one; its place names the kind it makes.
-
-    `identity` holds `model`, `revision` and `settings` (JSON values): all that decides about the strings, and nothing
-    else, so that equal identities give equal strings for equal images.
-    """
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """`{"model": …, "revision": …, "settings": {…}}`."""
-        ...
-
-    def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its strings with scores in [0, 1], best or first one first."""
-        ...
-
-
-class FunctionAligner:
-    """A function from a list of RGB images to the strings of each, as an aligner.
-
-    For an image the function gives a list of strings or of `(string, score)`, one string, or None.
-
-    A plain function's source stands for the revision: a changed function is another aligner. What else its strings
-    may depend on (closures, partial functions, objects that can be called) is nowhere written down, so such a one has
-    a new revision every time, and nothing that it said before is taken from a store; give it an `identity` to change
-    that.
-
-    Args:
-        function: the function.
-        settings: keyword arguments with which it is called.
-    """
-
-    def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None) -> None:
-        self.function = function
-        self.settings = dict(settings or {})
-        self.revision = uuid.uuid4().hex
-        if inspect.isfunction(function) and not function.__closure__:
-            with suppress(OSError, TypeError):  # typed at a prompt
-                self.revision = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """`module:function`, its revision and the settings."""
-        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-        model = f"{named.__module__}:{named.__qualname__}"
-        return {"model": model, "revision": self.revision, "settings": self.settings}
-
-    def __call__(self, images: Sequence[Image.Image]) -> Any:
-        """What the function gives for the images."""
-        return self.function(images, **self.settings)
-
-
-def make_aligner(kind: str, aligner: Any, device: Any = None) -> Any:
-    """The aligner of a kind, from all that `VisualContextBuilder` takes.
+def check_recipes(saved: Any) -> dict[str, Recipe]:
+    """What `VisualContextBuilder.to_dict` wrote, by kind; only its form is checked, and nothing is loaded or imported.
 
     Raises:
-        ValueError: the name, a key or a setting is unknown.
-        ImportError: a module of the user's own cannot be imported, or lacks the name.
+        ValueError: it is no dictionary of recipes by kind, `max_pixels` is out of range, or there are too many kinds.
     """
-    if isinstance(aligner, str):
-        aligner = {"model": aligner}
-    if isinstance(aligner, Mapping):
-        if not isinstance(aligner.get("model"), str) or not aligner.keys() <= _RECIPE_KEYS:
-            raise ValueError(
-                f"{kind}: an aligner is {{'model': name, 'revision': …, 'settings': {{…}}}}, got {dict(aligner)!r}"
-            )
-        try:
-            return _checked(kind, _named_aligner(kind, device, **aligner))
-        except (TypeError, RuntimeError) as error:  # an unknown setting, an unknown device
-            raise ValueError(f"{kind}: {error}") from error
-    if aligner is None:
-        return None
-    if callable(aligner):
-        return _checked(kind, aligner if hasattr(aligner, "identity") else FunctionAligner(aligner))
-    raise ValueError(f"{kind}: an aligner is a name, a dictionary, an object or a function, got {aligner!r}")
-
-
-def _checked(kind: str, aligner: Any) -> Any:
-    """The aligner, if its identity can be a key. Those on checkpoints are not asked, which may need the network."""
-    if not isinstance(aligner, PretrainedAligner):
-        identity = aligner.identity
-        if not isinstance(identity, Mapping) or not identity.keys() >= _RECIPE_KEYS:
-            raise ValueError(f"{kind}: an aligner's identity holds model, revision and settings, got {identity!r}")
-        try:
-            json.dumps(dict(identity))
-        except TypeError as error:
-            raise ValueError(f"{kind}: an aligner's identity holds JSON values: {error}") from error
-    return aligner
-
-
-def _named_aligner(
-    kind: str, device: Any, model: str, revision: str | None = None, settings: Mapping[str, Any] | None = None
-) -> Any:
-    settings = dict(settings or {})
-    if OWN_CODE.fullmatch(model):
-        module, _, name = model.partition(":")
-        try:
-            own = attrgetter(name)(importlib.import_module(module))
-        except (ImportError, AttributeError) as error:
-            raise ImportError(f"{kind}: {model} cannot be had ({error}): is its folder on PYTHONPATH?") from error
-        if isinstance(own, type):
-            own = own(**settings)
-        return own if hasattr(own, "identity") else FunctionAligner(own, settings)
-    if kind == OCR and model in PACKAGES:
-        return ocr_by_name(model, revision, **settings)
-    make = ocr_by_name if kind == OCR else ObjectTagger if kind == OBJECT_TAGS else Captioner
-    return make(model, revision, **{"device": device, **settings})
-
-
-def ocr_by_name(
-    name: str, revision: str | None = None, **settings: Any
-) -> RapidOcr | EasyOcr | Tesseract | PpOcr | Florence2Ocr:
-    """The OCR aligner of this name with its own settings; an aligner's `identity` holds all that it takes.
-
-    Args:
-        name: an engine, one of `OCR_NAMES`; or a checkpoint of PP-OCR's recogniser or of Florence-2, as a repository
-            `"owner/name"` or a folder. The engines `"pp-ocr"` and `"florence2"` take it as the setting `model`.
-        revision: of a checkpoint, its branch, tag or commit. Of a package, the version that made earlier strings: if
-            another one is installed, a warning says so.
-        settings: the keyword arguments of the aligner.
-
-    Raises:
-        ValueError: the name is neither an engine's nor that of a checkpoint that reads text.
-        OSError: the checkpoint's configuration cannot be read.
-    """
-    if name in CHECKPOINTS:
-        return CHECKPOINTS[name](revision=revision, **settings)
-    if name in PACKAGES:
-        engine = PACKAGES[name](**settings)
-        installed = engine.identity["revision"] if revision else None
-        if installed != revision:
-            logger.warning("%s: version %s was asked for, %s is installed", name, revision, installed)
-        return engine
-    try:
-        return ocr_from_checkpoint(name, revision, **settings)
-    except ValueError as error:
-        raise ValueError(
-            f"unknown OCR {name!r} (expected {', '.join(map(repr, OCR_NAMES))}, a checkpoint, or an aligner object): "
-            f"{error}"
-        ) from error
-
-
-def scored_strings(kind: str, row: Any) -> Scored:
-    """What an aligner gave for an image, as strings with scores: white space folded, empty strings dropped.
-
-    Raises:
-        ValueError: it holds anything but strings, or strings with scores.
-    """
-    row = [] if row is None else [row] if isinstance(row, str) else row
-    if not isinstance(row, (list, tuple)):
-        raise ValueError(f"the aligner of {kind!r} gave {row!r} for an image (expected a list)")
-    scored = []
-    for item in row:
-        pair = (item, 1.0) if isinstance(item, str) else item
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise ValueError(f"the aligner of {kind!r} gave {item!r} (expected strings, or (string, score) pairs)")
-        text, score = pair
-        # Half a surrogate pair, as a cut emoji leaves in JSON, is no character and could not be written.
-        text = " ".join(text.encode("utf-8", "replace").decode().split())
-        if not math.isfinite(score):
-            raise ValueError(f"the aligner of {kind!r} gave {text!r:.80} the score {score} (expected one in [0, 1])")
-        if text:
-            scored.append((text, float(score)))
-    return scored
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"context_builder is {shown(saved)} (expected {{kind: {{'model': name, …}}, …}})")
+    recipes = {}
+    for kind, recipe in saved.items():
+        if kind == "max_pixels":
+            check_settings({"max_pixels": recipe}, BUILDER_RULES)
+            continue
+        if kind in NOT_ALIGNERS:
+            raise ValueError(f"{kind!r} is no kind of context, and no setting that is saved")
+        with naming(check_kind(kind)):
+            recipes[kind] = read_recipe(recipe)
+    if len(recipes) > MAX_ALIGNERS:
+        raise ValueError(f"context_builder names {len(recipes):,} aligners (expected at most {MAX_ALIGNERS})")
+    return recipes

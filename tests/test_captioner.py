@@ -170,10 +170,13 @@ def test_half_precision(tiny: TinyCheckpoints, name: str) -> None:
 
 def test_wrong_settings_are_refused() -> None:
     for settings, message in (
-        ({"dtype": "int8"}, "unknown dtype 'int8'.*bfloat16"),
-        ({"num_captions": 0}, "num_captions.*at least 1, got 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"dtype": "int8"}, r"dtype is 'int8' \(expected 'auto' or .* or 'bfloat16'"),
+        ({"num_captions": 0}, r"num_captions is 0 \(expected an integer from 1 to 20\)"),
+        ({"num_captions": 21}, "num_captions is 21"),
+        ({"max_new_tokens": 0}, r"max_new_tokens is 0 \(expected an integer from 1 to 2,048, or None\)"),
         ({"num_captions": 3, "num_beams": 2}, "3 captions need as many beams, got num_beams=2"),
+        ({"prompt": "x" * 2001}, r"prompt is 'x.*x' \(expected a string of at most 2,000 characters, or None\)"),
+        ({"device": ["cpu"]}, r"device is \['cpu'\] \(expected a device such as 'cpu', or None\)"),
     ):
         with pytest.raises(ValueError, match=message):
             Captioner(**settings)
@@ -186,6 +189,32 @@ def test_checkpoints_that_write_nothing_about_images_are_refused(tiny: TinyCheck
     folder = shutil.copytree(tiny("qwen3_vl"), tmp_path / "base")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="'qwen3_vl' without a chat template: Captioner needs"):
+        captioner(str(folder))(pictures(1))
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json"])
+def test_code_of_a_checkpoint_is_never_run(tiny: TinyCheckpoints, tmp_path: Path, file: str) -> None:
+    folder = shutil.copytree(tiny("git"), tmp_path / "git")
+    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    settings = json.loads((folder / file).read_text())
+    classes = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor", "AutoImageProcessor")
+    settings |= {"auto_map": dict.fromkeys(classes, "own_code.Own")}
+    settings |= {name: "Own" for name in ("model_type", "processor_class") if name in settings}
+    (folder / file).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="custom code"):
+        captioner(str(folder))(pictures(1))
+    assert not (tmp_path / "ran").exists()
+
+
+KERNEL = "some/kernel@main:attention"
+
+
+@pytest.mark.parametrize("asked", [KERNEL, {"vision_config": KERNEL}], ids=["for all", "for a part"])
+def test_kernels_that_a_checkpoint_names_are_not_fetched(tiny: TinyCheckpoints, tmp_path: Path, asked: Any) -> None:
+    folder = shutil.copytree(tiny("git"), tmp_path / "git")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "attn_implementation": asked}))
+    with pytest.raises(ValueError, match=f"asks for the code of {KERNEL} .*no code is run"):
         captioner(str(folder))(pictures(1))
 
 

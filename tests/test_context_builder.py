@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from modeling_ita.aligners import PROFILES, FunctionAligner, make_aligner, scored_strings
 from modeling_ita.image_file import image_sha256
 from modeling_ita.ocr import EasyOcr, RapidOcr
 from modeling_ita.visual_context import (
     EXAMINATION,
-    PROFILES,
     Alignment,
-    FunctionAligner,
     VisualContext,
     VisualContextBuilder,
-    make_aligner,
 )
 
 
@@ -271,7 +269,11 @@ def test_profiles_make_aligners_without_loading_anything(profile: str, monkeypat
         (3, "ocr: an aligner is a name, a dictionary, an object or a function, got 3"),
         ({"name": "rapidocr"}, r"ocr: an aligner is \{'model': name"),
         ({"model": "rapidocr", "min_score": 0.5}, r"ocr: an aligner is \{'model': name"),
-        ({"model": "rapidocr", "settings": {"beams": 3}}, "ocr: .*beams"),
+        (
+            {"model": "rapidocr", "settings": {"beams": 3}},
+            r"ocr: RapidOcr has no setting 'beams' \(it has min_score, min_side, max_side, threads\)",
+        ),
+        ({"model": "rapidocr", "revision": "3\n4"}, "ocr: revision is '3.n4'"),
     ],
 )
 def test_unfit_aligners(aligner: Any, message: str) -> None:
@@ -302,11 +304,20 @@ def test_known_names() -> None:
         (lambda images: None, "aligner of 'ocr' gave None lists for 2 images"),
         (lambda images: [[3], [4]], "."),
         (lambda images: [[(3, 0.5)], []], r"aligner of 'ocr' gave \(3, 0.5\)"),
+        (lambda images: [[("a", float("nan"))], []], r"gave the score nan \(expected a number from 0 to 1\)"),
+        (lambda images: [[("a", 1.5)], []], "gave the score 1.5"),
+        (lambda images: [[("a", None)], []], "gave the score None"),
     ],
 )
 def test_answers_that_are_none(answer: Callable[[Any], Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         VisualContextBuilder(ocr=answer)([two_colours(), two_colours((50, 30))])
+
+
+def test_scores_are_rounded_into_their_range_and_endless_strings_cut(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [("a", 1.001), ("b", -0.001), ("c" * 10_001, 0.5)]
+    assert scored_strings("ocr", answers) == [("a", 1.0), ("b", 0.0), ("c" * 10_000, 0.5)]
+    assert "the aligner of 'ocr' gave 10001 characters, cut at 10000" in caplog.text
 
 
 def test_an_error_says_which_images_were_looked_at(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForObjectDetection
 
+from modeling_ita.aligners import OCR_NAMES, ocr_by_name
 from modeling_ita.ocr import (
     PP_OCR_DETECTOR,
     PP_OCR_RECOGNIZER,
@@ -32,7 +33,6 @@ from modeling_ita.ocr import (
     strings_in_order,
     without_strip,
 )
-from modeling_ita.visual_context import OCR_NAMES, ocr_by_name
 
 RED, BLUE = (220, 20, 30), (10, 40, 200)
 

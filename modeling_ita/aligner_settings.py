@@ -1,0 +1,175 @@
+"""What an aligner can be told: the type and range of every setting, checked in one place, whoever gives it.
+
+A checkpoint names aligners and their settings, and a checkpoint may be a stranger's. Nothing that it says becomes an
+option of a program, a path to write to, a URL, or hours of work.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+import unicodedata
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MAX_PATH = 4096  # characters
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting may be.
+
+    Attributes:
+        expected: in words, for the message: `"an integer from 1 to 20"`.
+        accepts: whether a value is that.
+        is_list: whether that is a list of strings, so that one string may be meant as a list.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    is_list: bool = False
+
+    def or_none(self) -> Setting:
+        """The same, or None."""
+        return Setting(f"{self.expected}, or None", lambda value: value is None or self.accepts(value), self.is_list)
+
+
+def integer(low: int, high: int) -> Setting:
+    """An integer in a range, both ends included; a truth value is none."""
+    return Setting(f"an integer from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float, high: float) -> Setting:
+    """A number in a range, both ends included; a truth value is none, and neither is NaN."""
+    return Setting(
+        f"a number from {low} to {high}",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def one_of(*choices: str) -> Setting:
+    """One of a few strings."""
+    return Setting(" or ".join(map(repr, choices)), lambda value: isinstance(value, str) and value in choices)
+
+
+def text(most: int) -> Setting:
+    """A string of at most so many characters, all of them characters that can be encoded."""
+    return Setting(f"a string of at most {most:,} characters", lambda value: _is_text(value, most))
+
+
+def texts(most: int, each: str, accepts: Callable[[str], Any]) -> Setting:
+    """A list of 1 to `most` strings that are `accepted`; `each` says in words which those are."""
+    return Setting(
+        f"a list of 1 to {most} {each}",
+        lambda value: (
+            isinstance(value, (list, tuple))
+            and 0 < len(value) <= most
+            and all(isinstance(one, str) and accepts(one) for one in value)
+        ),
+        is_list=True,
+    )
+
+
+def _is_text(value: Any, most: int) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) <= most
+        and not any(unicodedata.category(character) == "Cs" for character in value)
+    )
+
+
+def _is_word(value: str) -> bool:
+    return _is_text(value, 100) and any(map(str.isalnum, value))
+
+
+def _is_model(value: Any) -> bool:
+    """Whether transformers would look for this in a local folder or on the Hub, and nowhere else.
+
+    A folder must hold a `config.json`, so that nobody's `/proc` is read through to tell its version.
+    """
+    if not _is_text(value, MAX_PATH) or any(unicodedata.category(character) == "Cc" for character in value):
+        return False
+    if re.match(r"[/\\]{2}", value):  # a share of another machine, which Windows would log in to
+        return False
+    place = os.path.expanduser(value)
+    if os.path.exists(place):
+        return os.path.isfile(os.path.join(place, "config.json"))
+    return bool(re.fullmatch(r"(?!.*(--|\.\.))([a-zA-Z0-9_][\w.-]*/)?[a-zA-Z0-9_][\w.-]*", value, re.ASCII))
+
+
+def _is_revision(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"(?!.*\.\.)[a-zA-Z0-9_][\w./+-]{0,254}", value, re.ASCII))
+
+
+FLAG = Setting("True or False", lambda value: isinstance(value, bool))
+SHARE = number(0, 1)
+WORDS = texts(500, "strings of at most 100 characters with letters in them", _is_word)
+MODEL = Setting("a repository on the Hub such as 'owner/name', or a local folder with a config.json", _is_model)
+REVISION = Setting("a branch, tag or commit", _is_revision)
+
+
+def check_settings(settings: Mapping[str, Any], rules: Mapping[str, Setting]) -> None:
+    """Refuses values that are not what the rules say.
+
+    Raises:
+        ValueError: one is not, as in `num_beams is 'x' (expected an integer from 1 to 20)`.
+    """
+    for name, value in settings.items():
+        rule = rules[name]
+        if not rule.accepts(value):
+            hint = f": write [{shown(value)}]" if rule.is_list and isinstance(value, str) else ""
+            raise ValueError(f"{name} is {shown(value)} (expected {rule.expected}{hint})")
+
+
+def check_names(what: str, settings: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuses settings that are not there.
+
+    Args:
+        what: whose settings they are.
+        settings: the settings.
+        names: their names.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    for name in settings:
+        if name not in names:
+            raise ValueError(f"{what} has no setting {shown(name)} (it has {', '.join(names)})")
+
+
+class Recipe(NamedTuple):
+    """How an aligner is made again: its name, its revision, and its settings by name."""
+
+    model: str
+    revision: Any
+    settings: dict[str, Any]
+
+
+def read_recipe(recipe: Any) -> Recipe:
+    """A name, or `{"model": name, "revision": …, "settings": {…}}` with the last two optional, as a recipe.
+
+    Only its form is checked: the settings are when the aligner is made.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(recipe, str):
+        recipe = {"model": recipe}
+    if isinstance(recipe, Mapping) and recipe.keys() <= {*Recipe._fields}:
+        model, settings = recipe.get("model"), recipe.get("settings") or {}
+        named = isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
+        if isinstance(model, str) and model and named:
+            return Recipe(model, recipe.get("revision"), dict(settings))
+    raise ValueError(f"an aligner is {{'model': name, 'revision': …, 'settings': {{…}}}}, got {shown(recipe)}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message, as Python writes it, cut short: it may be of any size and nested to any depth."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
+    try:
+        return short.repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        return f"a value of the type {type(value).__name__}"

@@ -1,0 +1,287 @@
+"""What an aligner is, and a name → an aligner; and sets of aligners that go together."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from operator import attrgetter
+from typing import Any, Protocol, TypeAlias
+
+from PIL import Image
+
+from .aligner_settings import REVISION, Recipe, check_names, check_settings, read_recipe, shown
+from .captioner import Captioner, PretrainedAligner
+from .object_tagger import ObjectTagger
+from .ocr import EasyOcr, Florence2Ocr, OcrEngine, PpOcr, RapidOcr, Tesseract, checkpoint_ocr
+
+logger = logging.getLogger(__name__)
+
+OBJECT_TAGS, CAPTIONS, OCR = "object_tags", "captions", "ocr"
+MAX_STRING = 10_000  # characters
+ROUNDING = 0.01  # by which a score may lie outside [0, 1], as half precision makes it
+PACKAGES: dict[str, type[RapidOcr] | type[EasyOcr] | type[Tesseract]] = {
+    engine.name: engine for engine in (RapidOcr, EasyOcr, Tesseract)
+}
+CHECKPOINTS: dict[str, type[PpOcr] | type[Florence2Ocr]] = {"pp-ocr": PpOcr, "florence2": Florence2Ocr}
+OCR_NAMES = (*PACKAGES, *CHECKPOINTS)
+_RECIPE_KEYS = {*Recipe._fields}
+OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # module:name
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # A few seconds an image on two cores.
+    "cpu": {
+        "object_tags": {"model": "PekingU/rtdetr_v2_r18vd"},
+        "captions": {"model": "Salesforce/blip-image-captioning-base"},
+        "ocr": {"model": "rapidocr"},
+    },
+    # Objects of 365 classes with their attributes, five captions, as ITA has them.
+    "gpu": {
+        "object_tags": {
+            "model": "ustc-community/dfine-xlarge-obj365",
+            "settings": {"attributes": {"model": "openai/clip-vit-large-patch14"}},
+        },
+        "captions": {"model": "Salesforce/blip-image-captioning-large", "settings": {"dtype": "float16"}},
+        "ocr": {"model": "easyocr"},
+    },
+    # One model reads all three.
+    "florence2": {
+        "object_tags": {
+            "model": "florence-community/Florence-2-base",
+            "settings": {"task": "<DENSE_REGION_CAPTION>"},
+        },
+        "captions": {"model": "florence-community/Florence-2-base"},
+        "ocr": {"model": "florence2"},
+    },
+}
+"""Sets of aligners that go together, by kind, as `VisualContextBuilder` takes them."""
+
+Scored: TypeAlias = list[tuple[str, float]]
+
+
+class Aligner(Protocol):
+    """What turns images into strings. Any object with these two members is one; its place names the kind it makes.
+
+    `identity` holds `model`, `revision` and `settings` (JSON values): all that decides about the strings, and nothing
+    else, so that equal identities give equal strings for equal images.
+    """
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`{"model": …, "revision": …, "settings": {…}}`."""
+        ...
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        """For every RGB image its strings with scores in [0, 1], best or first one first."""
+        ...
+
+
+class FunctionAligner:
+    """A function from a list of RGB images to the strings of each, as an aligner.
+
+    For an image the function gives a list of strings or of `(string, score)`, one string, or None.
+
+    A plain function's source stands for the revision: a changed function is another aligner. What else its strings
+    may depend on (closures, partial functions, objects that can be called) is nowhere written down, so such a one has
+    a new revision every time, and nothing that it said before is taken from a store; give it an `identity` to change
+    that.
+
+    Args:
+        function: the function.
+        settings: keyword arguments with which it is called.
+    """
+
+    def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None) -> None:
+        self.function = function
+        self.settings = dict(settings or {})
+        self.revision = uuid.uuid4().hex
+        if inspect.isfunction(function) and not function.__closure__:
+            with suppress(OSError, TypeError):  # typed at a prompt
+                self.revision = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`module:function`, its revision and the settings."""
+        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        model = f"{named.__module__}:{named.__qualname__}"
+        return {"model": model, "revision": self.revision, "settings": self.settings}
+
+    def __call__(self, images: Sequence[Image.Image]) -> Any:
+        """What the function gives for the images."""
+        return self.function(images, **self.settings)
+
+
+def make_aligner(kind: str, aligner: Any, device: Any = None) -> Any:
+    """The aligner of a kind, from all that `VisualContextBuilder` takes.
+
+    Raises:
+        ValueError: the name, a key or a setting is unknown, or a setting is not what may be given.
+        ImportError: a module of the user's own cannot be imported, or lacks the name.
+    """
+    if aligner is None:
+        return None
+    with naming(kind):
+        if isinstance(aligner, (str, Mapping)):
+            recipe = read_recipe(aligner)
+            if OWN_CODE.fullmatch(recipe.model):
+                return _checked(_own_aligner(recipe))
+            made_by = _aligner_class(kind, recipe)
+            names = [*made_by.rules, *made_by.local, *(["model"] if CHECKPOINTS.get(recipe.model) is made_by else [])]
+            check_names(made_by.__name__, recipe.settings, names)
+            return _checked(_instance(made_by, recipe, device))
+        if callable(aligner):
+            return _checked(aligner if hasattr(aligner, "identity") else FunctionAligner(aligner))
+        raise ValueError(f"an aligner is a name, a dictionary, an object or a function, got {shown(aligner)}")
+
+
+def saved_aligner(kind: str, recipe: Recipe, device: Any) -> Any:
+    """An aligner as a checkpoint names it, which may be a stranger's: it can give no more than what is saved.
+
+    Raises:
+        ValueError: it is code of someone's own, or has a setting that is not saved, or not what may be given.
+        OSError: the checkpoint of an OCR aligner can be neither found nor downloaded.
+    """
+    model = recipe.model
+    if OWN_CODE.fullmatch(model):
+        raise ValueError(
+            f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: use "
+            f"VisualContextBuilder.from_dict(…, {kind}={model!r}) if you have it and trust it, otherwise "
+            f"{kind}=None; a pipeline takes the builder as pipe.context_builder"
+        )
+    with naming(kind):
+        made_by = _aligner_class(kind, recipe)
+        for name in recipe.settings:
+            if name not in made_by.rules:
+                raise ValueError(
+                    f"a checkpoint cannot give the setting {shown(name)} of {made_by.__name__} (it may give "
+                    f"{', '.join(made_by.rules)}): if you want it, use VisualContextBuilder.from_dict(…, "
+                    f"{kind}={made_by.__name__}(…))"
+                )
+        return _checked(_instance(made_by, recipe, device))
+
+
+@contextmanager
+def naming(kind: str) -> Iterator[None]:
+    """Puts the kind before what is wrong with its aligner."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{kind}: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # a setting; own code that does not take it; a device
+        raise ValueError(f"{kind}: {error}") from error
+
+
+def _checked(aligner: Any) -> Any:
+    """The aligner, if its identity can be a key. Those on checkpoints are not asked, which may need the network."""
+    if not isinstance(aligner, PretrainedAligner):
+        identity = aligner.identity
+        if not isinstance(identity, Mapping) or not identity.keys() >= _RECIPE_KEYS:
+            raise ValueError(f"an aligner's identity holds model, revision and settings, got {identity!r}")
+        try:
+            json.dumps(dict(identity))
+        except TypeError as error:
+            raise ValueError(f"an aligner's identity holds JSON values: {error}") from error
+    return aligner
+
+
+def _own_aligner(recipe: Recipe) -> Any:
+    module, _, name = recipe.model.partition(":")
+    try:
+        own = attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"{recipe.model} cannot be had ({error}): is its folder on PYTHONPATH?") from error
+    if isinstance(own, type):
+        own = own(**recipe.settings)
+    return own if hasattr(own, "identity") else FunctionAligner(own, recipe.settings)
+
+
+def _aligner_class(kind: str, recipe: Recipe) -> type[OcrEngine] | type[PretrainedAligner]:
+    if kind == OCR:
+        return _ocr_class(recipe.model, recipe.revision)
+    return ObjectTagger if kind == OBJECT_TAGS else Captioner
+
+
+def _instance(made_by: type[OcrEngine] | type[PretrainedAligner], recipe: Recipe, device: Any = None) -> Any:
+    model, revision, settings = recipe
+    if not issubclass(made_by, OcrEngine):
+        named = {} if CHECKPOINTS.get(model) is made_by else {"model": model}
+        return made_by(**{"device": device, **named, "revision": revision, **settings})
+    check_settings({"revision": revision}, {"revision": REVISION.or_none()})
+    engine = made_by(**settings)
+    installed = engine.identity["revision"] if revision else None
+    if installed != revision:
+        logger.warning("%s: version %s was asked for, %s is installed", model, revision, installed)
+    return engine
+
+
+def _ocr_class(name: str, revision: str | None) -> type[OcrEngine] | type[PpOcr] | type[Florence2Ocr]:
+    if name in OCR_NAMES:
+        return {**PACKAGES, **CHECKPOINTS}[name]
+    try:
+        return checkpoint_ocr(name, revision)
+    except ValueError as error:
+        raise ValueError(
+            f"unknown OCR {shown(name)} (expected {', '.join(map(repr, OCR_NAMES))}, a checkpoint, or an aligner "
+            f"object): {error}"
+        ) from error
+
+
+def ocr_by_name(name: str, revision: str | None = None, **settings: Any) -> Any:
+    """The OCR aligner of this name with its own settings; an aligner's `identity` holds all that it takes.
+
+    Args:
+        name: an engine, one of `OCR_NAMES`; or a checkpoint of PP-OCR's recogniser or of Florence-2, as a repository
+            `"owner/name"` or a folder. The engines `"pp-ocr"` and `"florence2"` take it as the setting `model`.
+        revision: of a checkpoint, its branch, tag or commit. Of a package, the version that made earlier strings: if
+            another one is installed, a warning says so.
+        settings: the keyword arguments of the aligner.
+
+    Returns:
+        a `RapidOcr`, `EasyOcr`, `Tesseract`, `PpOcr` or `Florence2Ocr`.
+
+    Raises:
+        ValueError: the name is neither an engine's nor that of a checkpoint that reads text.
+        OSError: the checkpoint's configuration cannot be read.
+    """
+    return _instance(_ocr_class(name, revision), Recipe(name, revision, settings))
+
+
+def scored_strings(kind: str, row: Any) -> Scored:
+    """What an aligner gave for an image, as strings with scores: white space folded, empty strings dropped.
+
+    A string of more than `MAX_STRING` characters is cut there, with a warning.
+
+    Raises:
+        ValueError: it holds anything but strings, or strings with scores; or a score is not in [0, 1].
+    """
+    row = [] if row is None else [row] if isinstance(row, str) else row
+    if not isinstance(row, (list, tuple)):
+        raise ValueError(f"the aligner of {kind!r} gave {row!r} for an image (expected a list)")
+    scored = []
+    for item in row:
+        pair = (item, 1.0) if isinstance(item, str) else item
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(f"the aligner of {kind!r} gave {item!r} (expected strings, or (string, score) pairs)")
+        text, score = pair
+        # Half a surrogate pair, as a cut emoji leaves in JSON, is no character and could not be written.
+        text = " ".join(text.encode("utf-8", "replace").decode().split())
+        if len(text) > MAX_STRING:
+            logger.warning("the aligner of %r gave %s characters, cut at %s", kind, len(text), MAX_STRING)
+            text = text[:MAX_STRING].rstrip()
+        if text:
+            scored.append((text, _share(kind, score)))
+    return scored
+
+
+def _share(kind: str, score: Any) -> float:
+    with suppress(TypeError, ValueError, OverflowError):
+        share = float(score)
+        if -ROUNDING <= share <= 1 + ROUNDING:  # NaN is not
+            return min(1.0, max(0.0, share))
+    raise ValueError(f"the aligner of {kind!r} gave the score {shown(score)} (expected a number from 0 to 1)")
