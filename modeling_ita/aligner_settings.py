@@ -60,7 +60,7 @@ def text(most: int) -> Setting:
 
 
 def texts(most: int, each: str, accepts: Callable[[str], Any]) -> Setting:
-    """A list of 1 to `most` strings that are `accepted`; `each` says in words which those are."""
+    """A list of 1 to `most` strings that `accepts` takes; `each` says in words which those are."""
     return Setting(
         f"a list of 1 to {most} {each}",
         lambda value: (

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .aligner_settings import MODEL, REVISION, Setting, check_settings, integer, one_of, text
+from .plain_text import one_line
 
 DTYPE = one_of("auto", "float32", "bfloat16", "float16")
 DEVICE = Setting("a device such as 'cpu'", lambda value: isinstance(value, (str, int, torch.device)))
@@ -65,11 +66,7 @@ class PretrainedAligner:
     processor_class: Any = AutoProcessor
     takes = "a checkpoint of another architecture"  # for the message when the checkpoint is of the wrong one
     rules: Mapping[str, Setting] = {"dtype": DTYPE}
-    local: Mapping[str, Setting] = {
-        "device": Setting(
-            "a device such as 'cpu'", lambda value: isinstance(value, (str, int, torch.device))
-        ).or_none()
-    }
+    local: Mapping[str, Setting] = {"device": DEVICE.or_none()}
 
     def __init__(
         self,
@@ -137,7 +134,7 @@ class PretrainedAligner:
         except OSError as error:
             raise OSError(
                 f"there is no checkpoint {self.model} (revision {self.revision or 'main'}): it is no local folder "
-                f"with a config.json, not among the downloaded ones, and cannot be downloaded ({error})"
+                f"with a config.json, not among the downloaded ones, and cannot be downloaded ({one_line(error)})"
             ) from error
         for part in _configs(config):
             if "/" in str(part._attn_implementation):  # a repository of compiled kernels

@@ -261,6 +261,8 @@ def test_profiles_make_aligners_without_loading_anything(profile: str, monkeypat
     assert list(builder.aligners) == ["object_tags", "captions", "ocr"]
     models = [builder.identities[kind]["model"] for kind in ("object_tags", "captions")]
     assert models == [PROFILES[profile][kind]["model"] for kind in ("object_tags", "captions")]
+    saved = VisualContextBuilder.from_dict(PROFILES[profile])  # as training writes it into a checkpoint
+    assert saved.identities == builder.identities
 
 
 @pytest.mark.parametrize(
