@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -177,6 +178,7 @@ def on_main_process(process: PartialState, action: Callable[[], Any]) -> Any:
     finally:
         broadcast_object_list(got)
     if not got[0]:
+        time.sleep(5)  # a launcher stops all when one ends: the main process says why first
         sys.exit(MISUSE)
     return got[1]
 

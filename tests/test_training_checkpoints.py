@@ -230,7 +230,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     run.saved()
     checkpoint = run.checkpoints.folder / "checkpoint_0"
     as_version_0_1(checkpoint)
-    for write in (torch.save, lambda state, file: file.write_bytes(pickle.dumps(state))):
+    for write in (torch.save, lambda state, file: file.write_bytes(pickle.dumps(state, 2))):
         for name in ("custom_checkpoint_1.pkl", "random_states_0.pkl", "optimizer.bin"):
             before = (checkpoint / name).read_bytes()
             write({"step": Code()}, checkpoint / name)
