@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from modeling_ita.configuration_ita import OUTSIDE, Span, TagScheme
+from modeling_ita.names import check_name
 
 ID_PREFIX = "IMGID:"
 LINE_FORMAT = "token<TAB>tag"
@@ -128,16 +129,18 @@ def read_posts(
         faults: where all faults are collected; None raises the first one.
 
     Returns:
-        The posts, and how often something was passed over: `posts_empty`, `ids_repeated`, `carriage_returns` (Windows
-        line ends) and `byte_order_marks`.
+        The posts, and how often something was passed over: `posts_empty`, `posts_without_id` (of a file that has ids;
+        a blank line inside a post makes one), `ids_repeated`, `carriage_returns` (Windows line ends) and
+        `byte_order_marks`.
 
     Raises:
         CorpusFault: the file is empty or not UTF-8, a line is malformed, or tokens stand before any id. The message
             names file, line and what was expected.
     """
-    counts = Counter(posts_empty=0, ids_repeated=0, carriage_returns=0, byte_order_marks=0)
+    counts = Counter(posts_empty=0, posts_without_id=0, ids_repeated=0, carriage_returns=0, byte_order_marks=0)
     posts: list[Post] = []
     ids: Counter[str] = Counter()
+    taken: set[str] = set()
     post: Post | None = None
     for number, line in _lines(data, name, counts, faults):
         if not line:
@@ -154,6 +157,11 @@ def read_posts(
             ids[image_id] += 1
             counts["ids_repeated"] += ids[image_id] > 1
             unique_id = image_id if ids[image_id] == 1 else f"{image_id}#{ids[image_id]}"
+            while unique_id in taken:  # `x#2` may be another post's own id
+                ids[image_id] += 1
+                unique_id = f"{image_id}#{ids[image_id]}"
+            taken.add(unique_id)
+            counts["posts_without_id"] += not given_id
             post = Post(unique_id, image_id, [], [], number + (given_id is not None))
             posts.append(post)
         if given_id is None:
@@ -165,6 +173,8 @@ def read_posts(
         problem = f"holds no post (expected {ID_PREFIX}<id>, then a line {LINE_FORMAT} for every word)"
         found(CorpusFault(name, None, problem), faults)
     counts["posts_empty"] = len(posts) - len(with_words)
+    if counts["posts_without_id"] == len(posts):
+        counts["posts_without_id"] = 0  # a file without ids
     return with_words, counts
 
 
@@ -225,7 +235,12 @@ def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | N
         for number, tag in enumerate(post.tags, start=post.first_line):
             prefix, _, entity_type = tag.partition("-")
             if prefix in tuple("BIES") and entity_type:
-                types.add(entity_type)
+                if entity_type in types:
+                    continue
+                try:
+                    types.add(check_name("an entity type", entity_type))
+                except ValueError as error:
+                    found(CorpusFault(name, number, f"the tag {quote(tag)}: {error}"), faults, error)
             elif tag != "O":
                 found(CorpusFault(name, number, f"unknown tag {quote(tag)} (expected O, B-X or I-X)"), faults)
     return sorted(types)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections import Counter
@@ -12,7 +13,8 @@ from typing import Any
 import datasets
 import pyarrow.parquet
 
-from dataset_scripts.conll import CorpusFault, found
+from dataset_scripts.conll import CorpusFault, found, quote
+from modeling_ita.plain_text import one_line
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.whole_files import written_file
 
@@ -42,8 +44,8 @@ def read_contexts(
         for number, unit, row in rows:
             try:
                 _add(row, contexts)
-            except ValueError as error:
-                found(CorpusFault(str(path), number, str(error), unit), faults, error)
+            except (ValueError, RecursionError) as error:
+                found(CorpusFault(str(path), number, _said(error), unit), faults, error)
     return contexts
 
 
@@ -79,7 +81,7 @@ def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualCo
     check_suffix(path)
     with written_file(path) as part:
         if path.suffix == ".parquet":
-            context_dataset(contexts).to_parquet(part)
+            context_dataset(contexts).to_parquet(part, write_page_checksum=True)
         else:
             with part.open("w", encoding="utf-8") as file:
                 for key, context in contexts.items():
@@ -131,19 +133,47 @@ def context_dataset(contexts: Mapping[str, VisualContext]) -> datasets.Dataset:
 def _context_rows(path: Path, faults: list[CorpusFault] | None) -> Iterator[tuple[int, str, Any]]:
     if path.suffix == ".parquet":
         try:
-            rows = pyarrow.parquet.read_table(str(path)).to_pylist()
-        except pyarrow.ArrowInvalid as error:
-            found(CorpusFault(str(path), None, f"is not a Parquet file: {error}"), faults, error)
+            with pyarrow.parquet.ParquetFile(
+                pyarrow.BufferReader(path.read_bytes()), page_checksum_verification=True
+            ) as file:
+                rows = file.read().to_pylist()
+        # Nothing but the content is left to be wrong, and Arrow says it with whatever error it likes.
+        except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+            found(CorpusFault(str(path), None, f"is not a Parquet file: {_said(error)}"), faults, error)
             return
         yield from ((number, "row", row) for number, row in enumerate(rows, start=1))
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield number, "line", json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            found(CorpusFault(str(path), number, f"{error} (expected {CONTEXT_FORMAT})"), faults, error)
+            yield number, "line", _json(line)
+        except (ValueError, RecursionError) as error:
+            found(CorpusFault(str(path), number, f"{_said(error)} (expected {CONTEXT_FORMAT})"), faults, error)
+
+
+def _json(line: bytes) -> Any:
+    row = json.loads(line.decode("utf-8"), object_pairs_hook=_without_twice)
+    if rb"\ud" in line.lower():  # half of a surrogate pair, as a cut emoji leaves it
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    return row
+
+
+def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"the key {quote(twice)} is there twice")
+    return row
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "brackets are nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair is no character"
+    return one_line(error, 500)
 
 
 def _add(row: Any, contexts: dict[str, VisualContext]) -> None:

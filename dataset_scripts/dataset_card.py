@@ -74,6 +74,7 @@ NOISE = {
     "tags_repaired": "tags repaired (an `I-` that continued no entity became `B-`)",
     "words_invisible": "words that show nothing (kept)",
     "posts_empty": "ids without a post (left out)",
+    "posts_without_id": "posts below no id, in a file that has ids: a blank line inside a post makes one (numbered)",
     "ids_repeated": "posts with the id of another (kept as `x#2`)",
     "carriage_returns": "carriage returns (dropped)",
     "byte_order_marks": "byte order marks (dropped)",
@@ -142,7 +143,7 @@ def dataset_card(
         "aligners": aligner_table(kinds),
         "splits": list(splits),
         "figures": _figures(splits),
-        "noise": {Markdown(name): [counts[key] for counts in splits.values()] for key, name in NOISE.items()},
+        "noise": {Markdown(name): [counts.get(key, 0) for counts in splits.values()] for key, name in NOISE.items()},
         "files": [{"name": Path(path).name, **file} for path, file in report["data"].items()],
         "licence_note": Markdown(note),
     }

@@ -203,8 +203,8 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         `contexts_without_post` counts ids of context files that no post has; `splits` has by split:
 
         - `posts`, `words`, `entities` (by type);
-        - `posts_empty` (left out), `ids_repeated` (`x#2` …), `tags_repaired`, `words_invisible` (kept),
-          `carriage_returns` and `byte_order_marks` (dropped);
+        - `posts_empty` (left out), `posts_without_id` (numbered, in a file that has ids), `ids_repeated` (`x#2` …),
+          `tags_repaired`, `words_invisible` (kept), `carriage_returns` and `byte_order_marks` (dropped);
         - `images`: posts whose image is `present`, `missing`, `unreadable` or `blank`, and `shared`, those of the
           present ones whose file is byte for byte that of another post;
         - `contexts`: posts whose context is `present`, `empty` or `missing`.

@@ -44,6 +44,7 @@ _STARTED_FROM = ("encoder", "vision_encoder", "word_neighbours")
 _NOISE = {
     "tags_repaired": "tags that were not well-formed, repaired",
     "posts_empty": "posts without a word, left out",
+    "posts_without_id": "posts below no id, as a blank line inside a post makes them, numbered",
     "ids_repeated": "ids that occur twice, renamed",
     "words_invisible": "words that show nothing (joiners, control characters), kept",
     "carriage_returns": "carriage returns, dropped",

@@ -149,6 +149,7 @@ def test_the_report_has_its_documented_shape(corpus: Path) -> None:
         "words": 10,
         "entities": {"PER": 3, "LOC": 0, "ORG": 0, "MISC": 0},
         "posts_empty": 0,
+        "posts_without_id": 0,
         "ids_repeated": 0,
         "carriage_returns": 0,
         "byte_order_marks": 0,

@@ -153,13 +153,34 @@ def test_what_is_passed_over_is_counted() -> None:
         ("1#2", "1", ["b"]),
         ("1#3", "1", ["c"]),
     ]
-    assert counts == {"posts_empty": 1, "ids_repeated": 2, "carriage_returns": 4, "byte_order_marks": 1}
+    expected = {
+        "posts_empty": 1,
+        "posts_without_id": 0,
+        "ids_repeated": 2,
+        "carriage_returns": 4,
+        "byte_order_marks": 1,
+    }
+    assert counts == expected
 
 
 def test_posts_without_ids_are_numbered() -> None:
     data = b"a\tO\n\n\nIMGID:x\nb\tO\n\nc\tO\n"
-    posts, _ = read_posts(data, "x.txt", ids_required=False, numbered_as="test")
+    posts, counts = read_posts(data, "x.txt", ids_required=False, numbered_as="test")
     assert [(post.id, post.words) for post in posts] == [("test-1", ["a"]), ("x", ["b"]), ("test-3", ["c"])]
+    assert counts["posts_without_id"] == 2  # one of them by a blank line inside the post x
+    _, counts = read_posts(b"a\tO\n\nb\tO\n", "x.txt", ids_required=False)
+    assert counts["posts_without_id"] == 0
+
+
+def test_ids_are_unique_whatever_they_are() -> None:
+    posts, _ = read_posts("\n".join(f"IMGID:{i}\na\tO" for i in ("x#2", "x", "x", "x")).encode(), "x.txt")
+    assert [(post.id, post.image_id) for post in posts] == [("x#2", "x#2"), ("x", "x"), ("x#3", "x"), ("x#4", "x")]
+
+
+def test_types_that_cannot_be_names() -> None:
+    posts, _ = read_posts(b"IMGID:x\na\tB-PER\nb\tB-<b>\n", "x.txt")
+    with pytest.raises(ValueError, match=r"x.txt, line 3: the tag \"B-<b>\": '<b>' cannot be the name"):
+        entity_types(posts, "x.txt")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +251,7 @@ def test_the_report_counts_the_text(make: Callable[..., MnerDataset], corpus: Pa
         "words": 4,
         "entities": {"PER": 1, "LOC": 1, "ORG": 0, "MISC": 1},
         "posts_empty": 1,
+        "posts_without_id": 0,
         "ids_repeated": 1,
         "carriage_returns": 1,
         "byte_order_marks": 0,

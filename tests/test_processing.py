@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import string
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from modeling_ita import processing_ita
 from modeling_ita.configuration_ita import Span
 from modeling_ita.processing_ita import Entity, ItaProcessor
 from modeling_ita.visual_context import VisualContext
@@ -208,3 +211,22 @@ def test_emoji_only_post(tiny_processor: ItaProcessor) -> None:
     batch = tiny_processor("🔥🔥 👍🏽")
     assert [word.text for word in batch.words[0]] == ["🔥", "🔥", "👍🏽"]
     assert (batch["word_positions"] > 0).all()
+
+
+def test_threads_share_the_known_words(tiny_processor: ItaProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processing_ita, "_KNOWN_WORDS", 20)  # so that they are forgotten all the time
+    posts = [[f"{'abcdefghij'[n % 10]}{n}" for n in range(start, start + 9)] for start in range(200)]
+    alone = [tiny_processor(post, is_split_into_words=True)["input_ids"].tolist() for post in posts]
+
+    def process(number: int) -> bool:
+        return (
+            tiny_processor(posts[number % 200], is_split_into_words=True)["input_ids"].tolist() == alone[number % 200]
+        )
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(100) as pool:
+            assert all(pool.map(process, range(600)))
+    finally:
+        sys.setswitchinterval(before)

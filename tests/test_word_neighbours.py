@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +270,35 @@ def test_embeddings_of_another_encoder_are_refused(tmp_path: Path) -> None:
         WordNeighbours.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="give the encoder's own"):
         WordNeighbours.from_pretrained(tmp_path, byte_level())
+
+
+def test_threads_share_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_ita.word_neighbours.REMEMBERED", 5)
+    words = [f"w{n}" for n in range(50)]
+    asked = [[words[n % 50], f"unknown{n % 40}", words[(n * 7) % 50].upper()] for n in range(200)]
+    alone = WordNeighbours(words, draw(50, 8))
+    expected = [alone.look_up(row).mean for row in asked]
+    table = WordNeighbours(words, draw(50, 8))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(20) as pool:
+            found = list(pool.map(lambda row: table.look_up(row).mean, asked))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_table_is_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WordNeighbours(["a", "b", "c"], draw(3, 4), 1).save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(OSError, match=r"word_neighbours.safetensors cannot be written: .*No space left"):
+            WordNeighbours(["d", "e", "f"], draw(3, 4), 1).save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o644}
