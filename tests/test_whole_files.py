@@ -39,9 +39,16 @@ from modeling_ita.whole_files import (
 
 # The module alone, which starts in a moment.
 START = f"import sys; sys.path.insert(0, {str(Path(whole_files.__file__).parent)!r}); from whole_files import *\n"
-WRITE_FILES = "n = 0\nwhile True:\n    n += 1; write_text(sys.argv[1], '[' + f'{n}, ' * 20_000 + f'{n}]')\n"
+WRITE_FILES = """
+n = 0
+print("begins", flush=True)
+while True:
+    n += 1
+    write_text(sys.argv[1], "[" + f"{n}, " * 20_000 + f"{n}]")
+"""
 WRITE_FOLDERS = """
 n = 0
+print("begins", flush=True)
 while True:
     n += 1
     with written_folder(sys.argv[1], "export", lambda _: True) as folder:
@@ -83,9 +90,12 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_the_next_one_tidies_up(tm
     target, draw, half = tmp_path / "out", random.Random(0), 0
     for _ in range(8):
         process = started(code, target)
-        while not target.exists():
-            time.sleep(0.001)
-        time.sleep(0.08 + draw.random() * 0.05)
+        assert process.stdout and process.stdout.readline() == "begins\n"
+        time.sleep(draw.random() * 0.05)
+        deadline = time.monotonic() + 10
+        while not (target.exists() and list(tmp_path.glob(".out.*"))) and time.monotonic() < deadline:
+            pass
+        time.sleep(draw.random() * 0.005)
         killed(process)
         half += len(list(tmp_path.iterdir())) - 1
         if target.is_dir():
