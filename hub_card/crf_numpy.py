@@ -147,16 +147,25 @@ class NumpyCrf:
         first = np.take_along_axis(_log_softmax(whole, 1), tags, 1)  # (S, K)
         before = _log_softmax(left[:, start, post].T[:, None] + scores.T[tags], -1)  # (S, K, D), y_t to y_{t-1}
         total = first + _log_sum_exp(np.where(self._continues.T[tags], FORBIDDEN, before), -1)
-        inside = self._continues[tags[:, :, None], tags[:, None, :]]  # (S, K, K)
-        for length in range(1, int((end - start).max()) + 1):
-            position = np.minimum(start + length, end)
-            after = _log_softmax(right[:, position, post].T[:, None] + scores[tags], -1)  # (S, K, D), to y_{t+1}
-            step = np.take_along_axis(after, np.broadcast_to(tags[:, None, :], inside.shape), 2)
-            longer = _log_sum_exp(total[:, :, None] + np.where(inside, step, FORBIDDEN), 1)
-            total = np.where((start + length < end)[:, None], longer, total)
-        # the last `after` of the loop is, for every span, the one behind its last word
-        total = total + _log_sum_exp(np.where(self._continues[tags], FORBIDDEN, after), -1)
-        return _log_sum_exp(total, -1).astype(chain.words.dtype)
+        # The longest spans come first, so that those which go on are a prefix: the work is one step a word of a span.
+        order = np.argsort(start - end, kind="stable")
+        lengths, post, start, tags, total = (end - start)[order], post[order], start[order], tags[order], total[order]
+        closed, longer = np.empty(len(spans)), len(spans)
+        for length, ending in enumerate(np.bincount(lengths).tolist()[1:], 1):
+            post, start, tags, total = post[:longer], start[:longer], tags[:longer], total[:longer]
+            after = _log_softmax(
+                right[:, start + length, post].T[:, None] + scores[tags], -1
+            )  # (S', K, D), to y_{t+1}
+            longer -= ending
+            ended = np.where(self._continues[tags[longer:]], FORBIDDEN, after[longer:])
+            closed[order[longer : longer + ending]] = _log_sum_exp(total[longer:] + _log_sum_exp(ended, -1), -1)
+            going, stays = (
+                tags[:longer],
+                self._continues[tags[:longer, :, None], tags[:longer, None, :]],
+            )  # (S'', K, K)
+            step = np.take_along_axis(after[:longer], np.broadcast_to(going[:, None, :], stays.shape), 2)
+            total = _log_sum_exp(total[:longer, :, None] + np.where(stays, step, FORBIDDEN), 1)
+        return closed.astype(chain.words.dtype)
 
     def _chain(self, emissions: NDArray, mask: NDArray, constrained: bool, temperature: float = 1.0) -> _Chain:
         if (
@@ -169,7 +178,7 @@ class NumpyCrf:
             )
         if mask.shape != emissions.shape[:2] or mask.dtype != np.bool_:
             raise ValueError(f"mask is {mask.dtype} {mask.shape} (expected bool {emissions.shape[:2]})")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature} (expected a number > 0)")
         dtype = np.promote_types(emissions.dtype, np.float32)
         is_word = mask.T  # (N, B)

@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from hub_card.crf_numpy import NumpyCrf
 from modeling_ita import ItaConfig, ItaOutput
-from modeling_ita.crf import ScoredSpan
+from modeling_ita.entity_decoding import NOT_FINITE, ScoredSpan, check_finite
 from modeling_ita.whole_files import written_file
 
 GRAPH = "model.onnx"
@@ -116,6 +116,7 @@ class OnnxItaForTokenClassification:
         word_positions: torch.Tensor | None = None,
         word_rows: torch.Tensor | None = None,
         has_context: torch.Tensor | None = None,
+        emissions_only: bool = False,
     ) -> ItaOutput:
         """Scores the tags of B posts' words in the views that the batch holds, as `ItaForTokenClassification` does.
 
@@ -129,6 +130,7 @@ class OnnxItaForTokenClassification:
             word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
             has_context: accepted for the sake of the processor's batches, and not used.
+            emissions_only: whether to leave out the logits.
 
         Returns:
             `logits` and `emissions`, `(B, N, C)` float32 on the CPU, and with both views `cross_logits` and
@@ -153,13 +155,13 @@ class OnnxItaForTokenClassification:
         rows = np.arange(len(positions))[:, None] if word_rows is None else _array(word_rows)
         words = {"word_positions": positions, "word_rows": np.broadcast_to(rows, positions.shape)}
         emissions = [self._emissions(view, words) for view in views]
-        logits = [self.crf.log_marginals(scores, positions >= 0) for scores in emissions]
-        return ItaOutput(
-            logits=torch.from_numpy(logits[0]),
-            emissions=torch.from_numpy(emissions[0]),
-            cross_logits=torch.from_numpy(logits[1]) if len(views) == 2 else None,
-            cross_emissions=torch.from_numpy(emissions[1]) if len(views) == 2 else None,
-        )
+        outputs = ItaOutput(emissions=torch.from_numpy(emissions[0]))
+        if len(views) == 2:
+            outputs.cross_emissions = torch.from_numpy(emissions[1])
+        if not emissions_only:
+            logits = [torch.from_numpy(self.crf.log_marginals(scores, positions >= 0)) for scores in emissions]
+            outputs.logits, outputs.cross_logits = (*logits, None)[:2]
+        return outputs
 
     def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
         """The best tag sequence of every post (Viterbi).
@@ -167,10 +169,27 @@ class OnnxItaForTokenClassification:
         Args:
             emissions: `(B, N, C)`, from `ItaOutput`.
             mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+
+        Raises:
+            NotFiniteError: an emission is NaN or infinite.
         """
+        check_finite(emissions, mask)
         is_word = _array(mask)
         tags, _ = self.crf.decode(_array(emissions), is_word)
         return [row[:length] for row, length in zip(tags.tolist(), is_word.sum(1).tolist(), strict=True)]
+
+    def decode_scored_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[tuple[int, float]]]:
+        """The best tag sequence of every post, each tag with its posterior at its word; the arguments are the same.
+
+        Raises:
+            NotFiniteError: an emission is NaN or infinite.
+        """
+        tags = self.decode_tags(emissions, mask)
+        marginals = np.exp(self.crf.log_marginals(_array(emissions), _array(mask))).clip(max=1)  # (B, N, C)
+        return [
+            list(zip(row, post[range(len(row)), row].tolist(), strict=True))
+            for row, post in zip(tags, marginals, strict=True)
+        ]
 
     def decode_entities(
         self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
@@ -181,14 +200,19 @@ class OnnxItaForTokenClassification:
             emissions: `(B, N, C)`, from `ItaOutput`.
             mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
             temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
+
+        Raises:
+            NotFiniteError: an emission or a posterior is NaN or infinite.
+            ValueError: the temperature is not a number > 0.
         """
         temperature = self.config.score_temperature if temperature is None else temperature
         scheme = self.crf.scheme
         entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
         places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
         spans = np.array(places, np.int64).reshape(-1, 4)
-        log_probs = self.crf.span_log_probability(_array(emissions), _array(mask), spans, temperature)  # (S,)
-        scores = iter(np.exp(log_probs).clip(max=1).tolist())
+        probabilities = np.exp(self.crf.span_log_probability(_array(emissions), _array(mask), spans, temperature))
+        check_finite(emissions, mask, torch.from_numpy(probabilities))
+        scores = iter(probabilities.clip(max=1).tolist())  # (S,)
         return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
@@ -265,6 +289,8 @@ def _read_crf(file: Path, config: ItaConfig) -> NumpyCrf:
     try:
         scores = load_file(file)
         transitions, start, end = (scores[name] for name in names)
+        if not all(np.isfinite(scores[name]).all() for name in names):
+            raise ValueError(f"it would give {NOT_FINITE}")
         return NumpyCrf(transitions, start, end, config.tag_scheme, config.constraints)
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read: {error}; {MAKE_ONE}") from error

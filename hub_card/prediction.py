@@ -14,10 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from modeling_ita.configuration_ita import Span
+from modeling_ita.entity_decoding import NotFiniteError
 from modeling_ita.modeling_ita import EntityTagger
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.processing_ita import WordwiseProcessor
 from modeling_ita.visual_context import VisualContext
+from modeling_ita.word_emissions import word_emissions
 
 DECODED_AT_ONCE = 256  # posts
 
@@ -97,7 +99,11 @@ def read_posts(
     batch_size: int = 32,
     progress: str | None = None,
 ) -> tuple[list[torch.Tensor], Counter[str]]:
-    """The emissions of every post's words, `(n, C)` each, and what the processor counted."""
+    """The emissions of every post's words, `(n, C)` each, and what the processor counted.
+
+    Raises:
+        NotFiniteError: the model gave NaN or infinity for a word of a post, which the message names by its number.
+    """
     model.eval()
     order = sorted(range(len(posts)), key=lambda i: len(posts[i]))
     emissions: list[torch.Tensor] = [torch.empty(0, len(model.config.tag_scheme.labels))] * len(posts)
@@ -107,11 +113,15 @@ def read_posts(
         indices = order[start : start + batch_size]
         contexts = [visuals[i].context for i in indices]
         batch = processor.for_prediction([posts[i] for i in indices], contexts, is_split_into_words=True)
-        batch.update(processor.image_tensors([visuals[i].image for i in indices], batch.counts))
+        images = [visuals[i].image for i in indices]
+        try:
+            found = word_emissions(model, processor, batch, images, batch_size)
+        except NotFiniteError as error:
+            raise NotFiniteError(indices[error.post or 0]) from None
         counts += batch.counts
-        found = model(**batch.to(model.device)).emissions.float().cpu()
         for i, row in zip(indices, found, strict=True):
-            emissions[i] = row[: len(posts[i])].clone()
+            if len(row):
+                emissions[i] = row.cpu()
     return emissions, counts
 
 

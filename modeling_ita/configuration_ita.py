@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -245,10 +246,10 @@ class ItaConfig(PreTrainedConfig):
         if not 0 <= self.word_dropout < 1:
             raise ValueError(f"word_dropout is {self.word_dropout} (expected 0 ≤ word_dropout < 1)")
         for name in LOSS_PRESETS[self.loss_preset]:
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)} (expected a number ≥ 0)")
         for name in ("cva_temperature", "score_temperature"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)} (expected a temperature > 0)")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, cast
 
 from transformers import AutoConfig
@@ -95,9 +96,9 @@ class MgcmtConfig(PreTrainedConfig):
                 f"num_attention_heads is {self.num_attention_heads}, which does not divide the hidden size "
                 f"{self.hidden_size}"
             )
-        if self.aux_loss_weight < 0:
+        if not 0 <= self.aux_loss_weight < math.inf:
             raise ValueError(f"aux_loss_weight is {self.aux_loss_weight} (expected a number ≥ 0)")
-        if self.score_temperature <= 0:
+        if not 0 < self.score_temperature < math.inf:
             raise ValueError(f"score_temperature is {self.score_temperature} (expected a temperature > 0)")
         if self.train_vision and self.vision_config is None:
             raise ValueError("train_vision is set, and there is no vision_config to train")

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .configuration_ita import Span, TagScheme
+from .configuration_ita import TagScheme
 
 # The score of what cannot be. It is finite so that neither 0 × score nor a difference of two scores is NaN.
 FORBIDDEN = -1e30
@@ -219,20 +219,25 @@ class LinearChainCRF(nn.Module):
         left = torch.cat([border, words + forward], 1)  # (D, N + 1, B), log p(y_t | words ≤ t) for t = −1 … N − 1
         right = torch.cat([words + backward, border], 1)  # (D, N + 1, B), the same from the right for t = 0 … N
         first = (words + forward + backward).log_softmax(0)[:, start, post].t().gather(1, tags)  # (S, K)
-        before = (left[:, start, post].t()[:, None] + scores.t()[tags]).log_softmax(
-            -1
-        )  # (S, K, D), from y_t to y_{t-1}
+        before = left[:, start, post].t()[:, None] + scores.t()[tags]
+        before = before.log_softmax(-1)  # (S, K, D), from y_t to y_{t-1}
         total = first + before.masked_fill(continues.t()[tags], FORBIDDEN).logsumexp(-1)
-        inside = continues[tags[:, :, None], tags[:, None, :]]  # (S, K, K)
-        for length in range(1, int((end - start).max()) + 1):
-            position = (start + length).clamp(max=end)
-            after = (right[:, position, post].t()[:, None] + scores[tags]).log_softmax(-1)  # … to y_{t+1}
-            step = after.gather(2, tags[:, None, :].expand_as(inside)).masked_fill(~inside, FORBIDDEN)
-            longer = (total[:, :, None] + step).logsumexp(1)
-            total = torch.where((start + length < end)[:, None], longer, total)
-        # the last `after` of the loop is, for every span, the one behind its last word
-        total = total + after.masked_fill(continues[tags], FORBIDDEN).logsumexp(-1)
-        return total.logsumexp(-1).to(words.dtype)
+        # The longest spans come first, so that those which go on are a prefix: the work is one step a word of a span.
+        lengths, order = (end - start).sort(descending=True, stable=True)
+        post, start, tags, total = post[order], start[order], tags[order], total[order]
+        closed, longer = [], len(spans)
+        for length, ending in enumerate(lengths.bincount().tolist()[1:], 1):
+            post, start, tags, total = post[:longer], start[:longer], tags[:longer], total[:longer]
+            after = (right[:, start + length, post].t()[:, None] + scores[tags]).log_softmax(
+                -1
+            )  # (S', K, D), to y_{t+1}
+            longer -= ending
+            ended = after[longer:].masked_fill(continues[tags[longer:]], FORBIDDEN).logsumexp(-1)
+            closed.append((total[longer:] + ended).logsumexp(-1))
+            going, stays = tags[:longer], continues[tags[:longer, :, None], tags[:longer, None, :]]  # (S'', K, K)
+            step = after[:longer].gather(2, going[:, None, :].expand_as(stays)).masked_fill(~stays, FORBIDDEN)
+            total = (total[:longer, :, None] + step).logsumexp(1)
+        return torch.cat(closed[::-1])[order.argsort()].to(words.dtype)
 
     def _log_partition(self, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         dtype, interval = _scaling(words, scores, self.constraints == "always")
@@ -261,7 +266,7 @@ class LinearChainCRF(nn.Module):
             raise ValueError(
                 f"mask is {mask.dtype} {tuple(mask.shape)} (expected torch.bool {tuple(emissions.shape[:2])})"
             )
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature} (expected a number > 0)")
         words = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
         is_word = mask.t()  # (N, B)
@@ -299,49 +304,6 @@ class LinearChainCRF(nn.Module):
                 raise ValueError(f"{span} is empty or lies outside the post's {lengths[post]} words")
             if not 0 <= kind < len(self.scheme.types):
                 raise ValueError(f"{span} has none of the {len(self.scheme.types)} types {self.scheme.types}")
-
-
-class ScoredSpan(NamedTuple):
-    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
-
-    span: Span
-    score: float
-
-
-class EntityDecoding:
-    """Decoding of a model with a `crf` and a `config` of tags: what `ItaPipeline` and the report ask of a model."""
-
-    crf: LinearChainCRF
-    config: Any
-
-    def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-        """The best tag sequence of every post (Viterbi).
-
-        Args:
-            emissions: `(B, N, C)`, from `ItaOutput`.
-            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-        """
-        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
-        return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
-
-    def decode_entities(
-        self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
-    ) -> list[list[ScoredSpan]]:
-        """The entities of the best tag sequence of every post, each with its exact posterior.
-
-        Args:
-            emissions: `(B, N, C)`, from `ItaOutput`.
-            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
-        """
-        temperature = self.config.score_temperature if temperature is None else temperature
-        scheme = self.config.tag_scheme
-        entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
-        places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
-        spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
-        log_probs = self.crf.span_log_probability(emissions, mask, spans, temperature)  # (S,)
-        scores = iter(log_probs.exp().clamp(max=1).tolist())
-        return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
 
 
 def _scan_dtypes(words: torch.Tensor) -> tuple[torch.dtype, ...]:

@@ -15,7 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_ita import ItaConfig, TagScheme
-from .crf import EntityDecoding, LinearChainCRF
+from .crf import LinearChainCRF
+from .entity_decoding import NOT_FINITE, EntityDecoding
 
 # Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
 _SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}
@@ -78,7 +79,8 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
 
         Raises:
             ValueError: the checkpoint is one of another system, or lacks weights of the model; only with
-                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
+                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers. Or a weight is NaN
+                or infinite.
         """
         loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
         model, found = loaded
@@ -95,6 +97,9 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
                 f"{name_or_path} is a checkpoint of {model.config.model_type!r}, and {cls.__name__} takes {known!r}: "
                 "AutoModelForTokenClassification takes either"
             )
+        wrong = next((name for name, weights in model.state_dict().items() if not _is_finite(weights)), None)
+        if wrong is not None:
+            raise ValueError(f"{name_or_path}: the weight {wrong!r} would give {NOT_FINITE}")
         return (model, found) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -199,6 +204,7 @@ class ItaForTokenClassification(EntityTagger):
         word_rows: torch.Tensor | None = None,
         has_context: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        emissions_only: bool = False,
         **kwargs: Any,
     ) -> ItaOutput:
         """Tags the words of B posts in the views that the batch holds (`ItaProcessor` makes these tensors).
@@ -217,6 +223,7 @@ class ItaForTokenClassification(EntityTagger):
             has_context: `(B,)`, boolean, whether the cross-modal view holds any context; a post without takes no part
                 in L_CVA. Default: all true.
             labels: `(B, N)` tag ids, −100 on padding; `(B, L)` without `word_positions`.
+            emissions_only: whether to leave out the logits, which take a scan of the CRF; only without labels.
             **kwargs: for the encoder, such as `output_hidden_states`.
 
         Raises:
@@ -249,6 +256,8 @@ class ItaForTokenClassification(EntityTagger):
         words = self._drop_words(words).to(self.classifier.weight.dtype)
         emissions = self.classifier(words).float()  # (V·B, N, C)
         masks = mask.repeat(len(views), 1)  # (V·B, N)
+        if emissions_only and labels is None and not pieces_as_words:
+            return ItaOutput(**_of_views(emissions, "emissions", len(views)))
         logits = self.crf.log_marginals(emissions, masks)  # (V·B, N, C)
 
         losses = {}
@@ -260,13 +269,10 @@ class ItaForTokenClassification(EntityTagger):
             logits = _at_pieces(logits, word_positions, empty=-math.log(logits.shape[-1]))
             emissions = _at_pieces(emissions, word_positions, empty=0.0)
 
-        logits_of_views, emissions_of_views = logits.chunk(len(views)), emissions.chunk(len(views))
         return ItaOutput(
             **losses,
-            logits=logits_of_views[0],
-            emissions=emissions_of_views[0],
-            cross_logits=logits_of_views[1] if len(views) == 2 else None,
-            cross_emissions=emissions_of_views[1] if len(views) == 2 else None,
+            **_of_views(logits, "logits", len(views)),
+            **_of_views(emissions, "emissions", len(views)),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -374,6 +380,18 @@ def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]
     return encoder
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    """Whether all are finite; types of one byte, which quantizers make, cannot be asked."""
+    if not weights.is_floating_point() or weights.element_size() == 1 or weights.is_meta or not weights.numel():
+        return True
+    return all(map(math.isfinite, map(float, weights.aminmax())))  # NaN is passed on, and nothing is copied
+
+
+def _of_views(values: torch.Tensor, name: str, views: int) -> dict[str, Any]:
+    """The values of both views, `(V·B, N, C)`, by their names in the output."""
+    return dict(zip((name, f"cross_{name}"), values.chunk(views), strict=False))
 
 
 def _present(view: _View) -> dict[str, torch.Tensor]:

@@ -288,6 +288,7 @@ class MgcmtForTokenClassification(EntityTagger):
         has_image: torch.Tensor | None = None,
         object_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        emissions_only: bool = False,
         **kwargs: Any,
     ) -> MgcmtOutput:
         """Tags the words of B posts.
@@ -306,6 +307,7 @@ class MgcmtForTokenClassification(EntityTagger):
             has_image: `(B,)`, boolean, whether a post has an image. Default: all have one, if there are images.
             object_ids: `(B, K)`, the classes of the objects, most confident first, 0 for none. Default: none.
             labels: `(B, N)` tag ids, −100 on padding.
+            emissions_only: whether to leave out the logits, which take a scan of the CRF; only without labels.
             **kwargs: for the text encoder, such as `output_hidden_states`.
 
         Raises:
@@ -346,6 +348,8 @@ class MgcmtForTokenClassification(EntityTagger):
         fused = self.fusion(fused)  # Z (R, L, d)
 
         emissions = self._scores(self.classifier, first_pieces(fused, word_positions, word_rows))  # (B, N, C)
+        if emissions_only and labels is None:
+            return MgcmtOutput(emissions=emissions)
         losses = {}
         if labels is not None:
             tags = labels.clamp(min=0)

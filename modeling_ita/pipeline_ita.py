@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +16,14 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
+from .entity_decoding import NOT_FINITE, NotFiniteError
 from .image_file import ImageSource, UnreadableImage, open_image
 from .visual_context import ContextStore, VisualContext, VisualContextBuilder
+from .word_emissions import IMAGES_AT_ONCE, attention_of, decoding_batches, word_emissions
 
 BATCH_SIZE = 32  # posts
 LOOK_AHEAD = 16  # batches whose posts are sorted by length together; nothing beyond them is held
-IMAGES_AT_ONCE = 8  # a decoded photograph takes some 40 MB
+READ_AHEAD = 2**20  # characters of these posts, each counted as long as the longest
 
 _STRATEGIES = ("none", "simple", "first", "average", "max")
 
@@ -71,7 +71,8 @@ class ItaPipeline(Pipeline):
             which threshold reaches a wanted precision.
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
             took part and their provenance; the context is None if there was none, and nothing that makes one.
-        batch_size: posts in a batch, 32 if not given.
+        batch_size: most posts, or windows of long posts, that pass through the encoder together, 32 if not given. A
+            pass holds no more than 8,192 tokens whatever it says.
         context_store: contexts that are known already: any object with `look_up(image_sha256, kind, identity)`, see
             `ContextStore`. What is made live is added to it, if it has a method `add`.
         num_workers: accepted for the sake of the built-in class, and not used.
@@ -81,6 +82,7 @@ class ItaPipeline(Pipeline):
         ValueError: a dictionary has wrong keys, or an image is a URL or comes without a way to read it.
         FileNotFoundError: there is no image file of this name.
         ImportError: the package that reads images is not installed; the message gives the command.
+        FloatingPointError: the model gave numbers that are not finite; the message says for which input.
     """
 
     model: Any
@@ -176,19 +178,27 @@ class ItaPipeline(Pipeline):
         writing: dict[str, Any],
     ) -> Iterator[Any]:
         first = 0
-        while window := list(islice(inputs, LOOK_AHEAD * batch_size)):
+        for window in _windows(inputs, LOOK_AHEAD * batch_size):
             model_inputs = self.preprocess(window, first=first, **reading)
-            results: list[Any] = [None] * len(window)
-            for posts in _of_similar_length(model_inputs["batch"], batch_size):
-                chosen = _selected(model_inputs, posts, self.processor.model_input_names)
-                outputs = self.forward(chosen, **decoding)
-                for post, result in zip(posts, self.postprocess(outputs, **writing), strict=True):
-                    results[post] = result
-            yield from results
+            outputs = self.forward(model_inputs, batch_size=batch_size, **decoding)
+            yield from self.postprocess(outputs, **writing)
             first += len(window)
 
+    def count_tokens(self, inputs: Sequence[Any], is_split_into_words: bool = False) -> list[int]:
+        """How many tokens the encoder reads of every input, windows and contexts included: what it costs.
+
+        Args:
+            inputs: as in a call, without images that have no context.
+            is_split_into_words: whether the posts come as lists of words.
+        """
+        batch = self.preprocess(inputs, is_split_into_words)["batch"]
+        counts = [0] * len(inputs)
+        for post, tokens in zip(batch.row_posts, attention_of(batch).sum(1).tolist(), strict=True):
+            counts[post] += tokens
+        return counts
+
     def preprocess(self, inputs: Sequence[Any], is_split_into_words: bool = False, first: int = 0) -> dict[str, Any]:
-        """Reads inputs, number `first` and following: `{"batch", "contexts", "images"}`.
+        """Reads inputs, number `first` and following: `{"batch", "contexts", "images", "first"}`.
 
         The batch is the processor's; there is a context and an image for every input, or None. The images are not
         opened yet.
@@ -196,28 +206,34 @@ class ItaPipeline(Pipeline):
         posts = [_read(item, number, is_split_into_words, self._looks) for number, item in enumerate(inputs, first)]
         contexts = self._contexts(posts)
         batch = self.processor.for_prediction([post.content for post in posts], contexts, is_split_into_words)
-        return {"batch": batch, "contexts": contexts, "images": [post.image for post in posts]}
+        return {"batch": batch, "contexts": contexts, "images": [post.image for post in posts], "first": first}
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
-        """Runs the model on what `preprocess` made, on the pipeline's device, without gradients."""
-        if self._looks:
-            batch = model_inputs["batch"]
-            batch.update(self.processor.image_tensors(model_inputs["images"], batch.counts))
-        with self.device_placement(), torch.inference_mode():
-            model_inputs["batch"].to(self.device)
-            return self._forward(model_inputs, **forward_params)
+        """Runs the model on what `preprocess` made, on the pipeline's device, without gradients.
 
-    def _forward(self, model_inputs: dict[str, Any], by_word: bool = False) -> dict[str, Any]:
+        Raises:
+            FloatingPointError: the model gave numbers that are not finite; the message says for which input.
+        """
+        try:
+            with self.device_placement(), torch.inference_mode():
+                return self._forward(model_inputs, **forward_params)
+        except NotFiniteError as error:
+            if error.post is None:
+                raise
+            place = f"input {model_inputs['first'] + error.post}"
+            raise FloatingPointError(f"{place}: the model gave {NOT_FINITE}") from None
+
+    def _forward(
+        self, model_inputs: dict[str, Any], by_word: bool = False, batch_size: int = BATCH_SIZE
+    ) -> dict[str, Any]:
         batch = model_inputs["batch"]
-        is_word = batch["word_positions"] >= 0  # (B, N)
-        decoded: list[Any] = [[] for _ in is_word]
-        if is_word.shape[1]:
-            outputs = self.model(**batch)
-            if by_word:
-                tags = self.model.decode_tags(outputs.emissions, is_word)
-                decoded = [_with_posterior(*post) for post in zip(tags, outputs.logits.tolist(), strict=True)]
-            else:
-                decoded = self.model.decode_entities(outputs.emissions, is_word)
+        images = model_inputs["images"] if self._looks else None
+        emissions = word_emissions(self.model, self.processor, batch, images, batch_size)
+        decode = self.model.decode_scored_tags if by_word else self.model.decode_entities
+        decoded: list[Any] = [[] for _ in emissions]
+        for posts, padded, is_word in decoding_batches(emissions):
+            for post, found in zip(posts, decode(padded, is_word), strict=True):
+                decoded[post] = found
         return {**model_inputs, "tags" if by_word else "spans": decoded}
 
     def postprocess(
@@ -298,6 +314,32 @@ def _each(inputs: Any) -> Iterator[Any]:
     )
 
 
+def _windows(inputs: Iterator[Any], most: int) -> Iterator[list[Any]]:
+    """The inputs in runs of at most so many; of fewer where, padded to the longest post, they would be too much."""
+    window: list[Any] = []
+    longest = 0
+    for item in inputs:
+        longest = max(longest, _length(item))
+        if window and (len(window) + 1) * longest > READ_AHEAD:
+            yield window
+            window, longest = [], _length(item)
+        window.append(item)
+        if len(window) == most:
+            yield window
+            window, longest = [], 0
+    if window:
+        yield window
+
+
+def _length(item: Any) -> int:
+    """The characters of an input's post, an empty word counting as one; 0 for what will be refused."""
+    if isinstance(item, Mapping):
+        item = item.get("text", item.get("words"))
+    if isinstance(item, (list, tuple)):
+        return len(item) + sum(len(word) for word in item if isinstance(word, str))
+    return len(item) if isinstance(item, str) else 0
+
+
 def _read(item: Any, number: int, is_split_into_words: bool, looks: bool) -> _Post:
     try:
         if not isinstance(item, Mapping):
@@ -306,7 +348,7 @@ def _read(item: Any, number: int, is_split_into_words: bool, looks: bool) -> _Po
         unknown = [name for name in item if name not in (key, "image", "context")]
         if unknown or key not in item:
             raise ValueError(
-                f"the keys are {', '.join(map(repr, item)) or 'none'} (expected {key!r} and, where there is one, "
+                f"the keys are {', '.join(map(repr, item)) or 'none':.200} (expected {key!r} and, where there is one, "
                 "'image' or 'context'; is_split_into_words=True takes 'words', and False 'text')"
             )
         content, image, context = _content(item[key], is_split_into_words), item.get("image"), item.get("context")
@@ -342,57 +384,3 @@ def _check_image(image: Any) -> None:
     with suppress(UnreadableImage):
         open_image(image)  # says what is wrong with a URL, or with what is no image at all
     raise FileNotFoundError(f"there is no image file {os.fspath(image)!r:.200}")
-
-
-def _of_similar_length(batch: Any, batch_size: int) -> Iterator[list[int]]:
-    """The posts of the processor's batch in groups of similar length, the longest first."""
-    lengths = _attention(batch).sum(1).tolist()  # (R,)
-    rows = _word_rows(batch)[:, :1].tolist()  # (B, 1), or (B, 0) if no post has a word
-    pieces = [lengths[row[0]] if words else 0 for row, words in zip(rows, batch.words, strict=True)]
-    order = sorted(range(len(pieces)), key=pieces.__getitem__, reverse=True)
-    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-
-
-def _selected(model_inputs: dict[str, Any], posts: list[int], model_input_names: Sequence[str]) -> dict[str, Any]:
-    """These posts of what `preprocess` made, padded to their own longest."""
-    batch = model_inputs["batch"]
-    positions = batch["word_positions"][posts]  # (B, N)
-    is_word = positions >= 0
-    rows, home = _word_rows(batch)[posts][is_word].unique(return_inverse=True)
-    word_rows = torch.zeros_like(positions)
-    word_rows[is_word] = home
-    most_words = int(is_word.sum(1).max())
-    most_pieces = int(_attention(batch)[rows].sum(1).max()) if len(rows) else 0
-    data = {"word_positions": positions[:, :most_words], "word_rows": word_rows[:, :most_words]}
-    for name in batch:
-        if name.endswith(("input_ids", "attention_mask", "token_type_ids")):
-            data[name] = batch[name][rows, :most_pieces]
-        elif name == "augmentation":
-            data[name] = batch[name][posts, :most_words]
-        elif name == "object_ids":
-            data[name] = batch[name][posts]
-    if "row_posts" in model_input_names:
-        data["row_posts"] = torch.zeros_like(rows)
-        data["row_posts"][home] = is_word.nonzero()[:, 0]
-    texts, words, contexts, images = (
-        [held[n] for n in posts]
-        for held in (batch.texts, batch.words, model_inputs["contexts"], model_inputs["images"])
-    )
-    chosen = type(batch)(data, texts, words, batch.counts)
-    return {"batch": chosen, "contexts": contexts, "images": images}
-
-
-def _attention(batch: Any) -> torch.Tensor:
-    """The attention mask of the batch's one view, `(R, L)`."""
-    return batch["attention_mask"] if "attention_mask" in batch else batch["cross_attention_mask"]
-
-
-def _word_rows(batch: Any) -> torch.Tensor:
-    """The row of every word, `(B, N)`."""
-    if "word_rows" in batch:
-        return batch["word_rows"]
-    return torch.arange(len(batch.texts))[:, None].expand_as(batch["word_positions"])
-
-
-def _with_posterior(tags: list[int], log_marginals: list[list[float]]) -> list[tuple[int, float]]:
-    return [(tag, min(math.exp(word[tag]), 1.0)) for tag, word in zip(tags, log_marginals, strict=False)]

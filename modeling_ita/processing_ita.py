@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +18,9 @@ from .configuration_ita import Span
 from .visual_context import VisualContext, check_kind, check_recipes
 
 IGNORED = -100  # the label of padding, as everywhere in transformers
-_KNOWN_WORDS = 200_000  # words whose pieces are remembered
+_KNOWN_WORDS = 100_000  # words whose pieces are remembered, unless they are longer than
+_KNOWN_LENGTH = 32  # characters, or
+_KNOWN_PIECES = 16  # pieces, so that no post can fill the memory
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ class ItaBatch(BatchFeature):
         counts: what was lost or replaced in this batch: `words`, `empty_posts`, `unknown_words` (no piece, the
             unknown token in their place), `shortened_words` (more pieces than the window holds), `windowed_posts`,
             `contexts`, `contexts_cut`, `context_pieces_cut`.
+        row_posts: the post of every row, `R` numbers.
     """
 
     texts: list[str]
     words: list[list[Word]]
     counts: Counter[str]
+    row_posts: list[int]
 
     def __init__(
         self,
@@ -65,9 +69,10 @@ class ItaBatch(BatchFeature):
         texts: list[str],
         words: list[list[Word]],
         counts: Counter[str],
+        row_posts: list[int],
     ) -> None:
         super().__init__(data)
-        self.texts, self.words, self.counts = texts, words, counts
+        self.texts, self.words, self.counts, self.row_posts = texts, words, counts, row_posts
 
 
 class WordwiseProcessor(ProcessorMixin):
@@ -123,8 +128,15 @@ class WordwiseProcessor(ProcessorMixin):
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
     ) -> ItaBatch:
-        """The batch of these posts in the one view that says most about them."""
+        """The batch of these posts in the one view that says most about them, for `word_emissions`.
+
+        It lacks what `word_tensors` and `image_tensors` add pass by pass.
+        """
         raise NotImplementedError
+
+    def word_tensors(self, posts: Sequence[Sequence[Word]], counts: Counter[str]) -> dict[str, torch.Tensor]:
+        """What a model is given of words beside their pieces, `(B, N, …)` each; most are given nothing."""
+        return {}
 
     def image_tensors(self, images: Sequence[Any], counts: Counter[str] | None = None) -> dict[str, torch.Tensor]:
         """What a model that looks at the images themselves is given of them; others are given nothing."""
@@ -138,25 +150,26 @@ class WordwiseProcessor(ProcessorMixin):
     def _pieces_of(self, posts: list[list[Word]], counts: Counter[str]) -> list[list[list[int]]]:
         """The pieces of every word, looked up one by one so that no word can be lost or shift the next."""
         wanted = {word.text for post in posts for word in post}
-        shared = self._pieces  # by all threads: it only grows, and a full one is left to those who still read it
-        known = {text: shared[text] for text in wanted if text in shared}
-        new = list(wanted - known.keys())
-        if new:
-            # The space before it makes every tokenizer see a word inside a sentence.
-            encoded = dict(zip(new, self._encode([f" {text}" for text in new]), strict=True))
-            known |= encoded
-            if len(shared) + len(new) > _KNOWN_WORDS:
-                self._pieces = dict(known)
-            else:
-                shared.update(encoded)
+        known = {text: found for text in wanted if (found := self._pieces.get(text)) is not None}
+        new = [text for text in wanted if text not in known]
+        # The space before it makes every tokenizer see a word inside a sentence.
+        encoded = dict(zip(new, self._encode([f" {text}" for text in new]), strict=True))
+        self._remember(encoded)
+        known |= encoded
         longest = self.max_length - 2
         pieces = []
         for post in posts:
-            found = [known[word.text] for word in post]
-            counts["unknown_words"] += sum(not word for word in found)
-            counts["shortened_words"] += sum(len(word) > longest for word in found)
-            pieces.append([word[:longest] or [self.tokenizer.unk_token_id] for word in found])
+            each = [known[word.text] for word in post]
+            counts["unknown_words"] += sum(not word for word in each)
+            counts["shortened_words"] += sum(len(word) > longest for word in each)
+            pieces.append([word[:longest] or [self.tokenizer.unk_token_id] for word in each])
         return pieces
+
+    def _remember(self, pieces: dict[str, list[int]]) -> None:
+        short = {text: n for text, n in pieces.items() if len(text) <= _KNOWN_LENGTH and len(n) <= _KNOWN_PIECES}
+        if len(self._pieces) + len(short) > _KNOWN_WORDS:
+            self._pieces = {}  # another thread goes on with the old ones
+        self._pieces.update(islice(short.items(), _KNOWN_WORDS))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         # Half a surrogate pair, as a cut emoji leaves in JSON, is no character to a tokenizer: it becomes "?".
@@ -177,11 +190,11 @@ class WordwiseProcessor(ProcessorMixin):
             overlap = min(self.window_overlap, self.max_length // 2)  # more would move a window by a word
             windows = _windows(offsets, self.max_length - 2, overlap)
             counts["windowed_posts"] += len(windows) > 1
-            places, home = [], []
-            for word in range(len(post)):
-                index, (first, _) = _best_window(windows, offsets, word)
-                home.append(len(rows) + index)
-                places.append(offsets[word] - offsets[first] + (opening is not None))
+            best = _best_windows(windows, offsets)
+            home = [len(rows) + index for index in best]
+            places = [
+                offsets[word] - offsets[windows[index][0]] + (opening is not None) for word, index in enumerate(best)
+            ]
             for first, last in windows:
                 inside = [piece for word in post[first:last] for piece in word]
                 rows.append([*([] if opening is None else [opening]), *inside, self.tokenizer.sep_token_id])
@@ -301,7 +314,7 @@ class ItaProcessor(WordwiseProcessor):
             data["has_context"] = torch.tensor([bool(tail) for tail in tails], dtype=torch.bool)
         data |= self._word_places(positions, word_rows if len(rows) > len(texts) else None)
         data |= self._labels(labels, words)
-        return ItaBatch(data, texts, words, counts)
+        return ItaBatch(data, texts, words, counts, owners)
 
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
@@ -417,18 +430,25 @@ def _windows(offsets: list[int], budget: int, overlap: int) -> list[tuple[int, i
         first = following
 
 
-def _best_window(windows: list[tuple[int, int]], offsets: list[int], word: int) -> tuple[int, tuple[int, int]]:
-    """The window in which the word is furthest from an edge that cuts the post."""
+def _best_windows(windows: list[tuple[int, int]], offsets: list[int]) -> list[int]:
+    """For every word the window in which it is furthest from an edge that cuts the post."""
+    words = len(offsets) - 1
 
-    def distance(window: tuple[int, int]) -> float:
-        first, last = window
-        if not first <= word < last:
-            return -1
+    def distance(index: int, word: int) -> float:
+        first, last = windows[index]
         left = offsets[word] - offsets[first] if first else float("inf")
-        right = offsets[last] - offsets[word + 1] if last < len(offsets) - 1 else float("inf")
+        right = offsets[last] - offsets[word + 1] if last < words else float("inf")
         return min(left, right)
 
-    return max(enumerate(windows), key=lambda item: distance(item[1]))
+    best, earliest = [], 0
+    for word in range(words):
+        while windows[earliest][1] <= word:
+            earliest += 1
+        latest = earliest
+        while latest + 1 < len(windows) and windows[latest + 1][0] <= word:
+            latest += 1
+        best.append(max(range(earliest, latest + 1), key=lambda index: distance(index, word)))
+    return best
 
 
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
@@ -471,22 +491,24 @@ def split_words(text: str) -> list[Word]:
     abbreviations (`U.S.`) and emoticons stay whole; combining marks, skin tones, variation selectors, joined emoji
     and flags stay with what they modify.
     """
-    words: list[Word] = []
+    places: list[tuple[int, int]] = []
     for match in _TOKEN.finditer(text):
-        start = match.start()
-        if words and words[-1].end == start and _belongs_together(words[-1].text, match.group()):
-            start = words.pop().start
-        words.append(Word(text[start : match.end()], start, match.end()))
-    return words
+        start, end = match.span()
+        if places and places[-1][1] == start and _belongs_together(text, *places[-1], start):
+            start, _ = places.pop()
+        places.append((start, end))
+    return [Word(text[start:end], start, end) for start, end in places]
 
 
-def _belongs_together(before: str, after: str) -> bool:
-    if _extends(after[0]) or before[-1] == _ZERO_WIDTH_JOINER:
+def _belongs_together(text: str, start: int, end: int, after: int) -> bool:
+    """Whether what begins at `after` goes on with the word `text[start:end]` right before it."""
+    first, last, following = text[start], text[end - 1], text[after]
+    if _extends(following) or last == _ZERO_WIDTH_JOINER:
         return True
-    if _is_flag_half(after[0]):
-        return len(before) == 1 and _is_flag_half(before)
+    if _is_flag_half(following):
+        return end - start == 1 and _is_flag_half(first)
     # a script whose vowel signs are marks goes on with letters behind the mark
-    return before[0].isalnum() and unicodedata.category(before[-1]).startswith("M") and after[0].isalnum()
+    return first.isalnum() and unicodedata.category(last).startswith("M") and following.isalnum()
 
 
 def _extends(character: str) -> bool:

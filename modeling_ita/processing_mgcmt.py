@@ -149,26 +149,28 @@ class MgcmtProcessor(WordwiseProcessor):
                 image is a URL, or the images' tensors are not of one form and size.
             TypeError: a post is not a string (or not a list of strings), or an image is none.
         """
+        batch = self.for_prediction(posts, contexts, is_split_into_words)
+        pictures = one_each(images, len(batch.texts), "images", (str, os.PathLike, bytes, Image.Image))
+        if len(batch.row_posts) > len(batch.texts):
+            batch["row_posts"] = torch.tensor(batch.row_posts)
+        batch.update(self.word_tensors(batch.words, batch.counts))
+        batch.update(self.image_tensors(pictures, batch.counts))
+        batch.update(self._labels(labels, batch.words))
+        return batch
+
+    def for_prediction(self, posts: Any, contexts: Any = None, is_split_into_words: bool = False) -> MgcmtBatch:
+        """The batch of these posts, without what `word_tensors` and `image_tensors` add; the arguments of a call."""
         texts, words, counts = self._read(posts, is_split_into_words)
         given = one_each(contexts, len(texts), "contexts", (VisualContext, Mapping))
-        pictures = one_each(images, len(texts), "images", (str, os.PathLike, bytes, Image.Image))
         rows, positions, word_rows, owners = self._post_rows(self._pieces_of(words, counts), counts)
-        is_windowed = len(rows) > len(texts)
-        data = self._view(rows) | self._word_places(positions, word_rows if is_windowed else None)
-        if is_windowed:
-            data["row_posts"] = torch.tensor(owners)
-        if self.word_neighbours is not None:
-            data["augmentation"] = self._augmentation(self.word_neighbours, words, counts)
+        data = self._view(rows) | self._word_places(positions, word_rows if len(rows) > len(texts) else None)
         data["object_ids"] = self._objects(given, counts)
-        data |= self.image_tensors(pictures, counts)
-        data |= self._labels(labels, words)
-        return MgcmtBatch(data, texts, words, counts)
+        return MgcmtBatch(data, texts, words, counts, owners)
 
-    def for_prediction(
-        self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
-    ) -> MgcmtBatch:
-        """The batch of these posts, to which `image_tensors` adds their images."""
-        return self(posts, contexts, is_split_into_words=is_split_into_words)
+    def word_tensors(self, posts: Sequence[Sequence[Word]], counts: Counter[str]) -> dict[str, torch.Tensor]:
+        """`augmentation` `(B, N, a)`, or `(B, N, m, a)` for the `"vectors"`, if there is a table."""
+        table = self.word_neighbours
+        return {} if table is None else {"augmentation": self._augmentation(table, posts, counts)}
 
     def image_tensors(
         self, images: Sequence[ImageSource | torch.Tensor | None], counts: Counter[str] | None = None
@@ -229,7 +231,9 @@ class MgcmtProcessor(WordwiseProcessor):
                 "('attention' takes 'vectors', and the others the 'mean')"
             )
 
-    def _augmentation(self, table: WordNeighbours, posts: list[list[Word]], counts: Counter[str]) -> torch.Tensor:
+    def _augmentation(
+        self, table: WordNeighbours, posts: Sequence[Sequence[Word]], counts: Counter[str]
+    ) -> torch.Tensor:
         found = table.look_up([word.text for post in posts for word in post])
         counts["unaugmented_words"] += int(found.unknown.sum())
         flat = getattr(found, self.augmentation)  # (words, …)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import LABELS, WORDS
+from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, XLMRobertaConfig, pipeline
 
 from hub_card import onnx_export
@@ -327,3 +328,30 @@ def test_bad_folders(export: OnnxExport, tmp_path: Path) -> None:
         OnnxItaForTokenClassification.from_pretrained(folder)
     with pytest.raises(OSError, match=r"'nowhere' is no folder, and as a repository it did not give config.json"):
         OnnxItaForTokenClassification.from_pretrained("nowhere")
+
+
+def test_a_crf_that_is_no_number_is_refused(export: OnnxExport, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(export.folder, folder)
+    scores = load_file(folder / CRF)
+    scores["transitions"][0, 0] = float("nan")
+    save_file(scores, folder / CRF)
+    with pytest.raises(ValueError, match=rf"{CRF} does not fit .* not finite numbers"):
+        OnnxItaForTokenClassification.from_pretrained(folder)
+
+
+def test_emissions_that_are_no_numbers_are_refused(
+    onnx_model: OnnxItaForTokenClassification, tiny_processor: ItaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = ItaPipeline(model=onnx_model, processor=tiny_processor, device="cpu")
+    run = onnx_model._session.run
+
+    class Damaged:
+        def run(self, names: Any, feeds: Any) -> Any:
+            return [run(names, feeds)[0] * float("nan")]
+
+    monkeypatch.setattr(onnx_model, "_session", Damaged())
+    with pytest.raises(FloatingPointError, match="input 0: the model gave scores that are not finite"):
+        pipe("Phoenix")
+    with pytest.raises(FloatingPointError, match="post 0"):
+        onnx_model.decode_entities(torch.full((1, 2, 9), float("nan")), torch.ones(1, 2, dtype=torch.bool))
