@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,7 +26,7 @@ from safetensors import safe_open
 
 from .command_line import MISUSE
 from .plain_text import one_line
-from .whole_files import remove_if_dead, written_folder
+from .whole_files import remove_if_dead, working_folder, written_folder
 
 MANIFEST = "manifest.json"
 BEST = "best"
@@ -164,9 +163,9 @@ class Checkpoints:
 
     def _remove(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            dead = self.folder / f".checkpoint_{number}.{uuid.uuid4().hex}.tmp"
-            (self.folder / f"checkpoint_{number}").rename(dead)  # gone in one step, whatever stops the removal
-            shutil.rmtree(dead, ignore_errors=True)
+            checkpoint = self.folder / f"checkpoint_{number}"
+            with working_folder(checkpoint) as gone:
+                checkpoint.rename(gone / checkpoint.name)  # in one step, whatever stops the removal
 
 
 def on_main_process(process: PartialState, action: Callable[[], Any]) -> Any:
