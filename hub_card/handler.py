@@ -24,11 +24,12 @@ whole request has no `input` and is the whole answer. Nothing is raised, because
 of all that is: what went wrong is read here and not in the status line. `status` means what it means in HTTP:
 
     400  the request, an input, a parameter or a context is not of the form above; an image is a URL or no base64
-    413  more inputs, characters, bytes or pixels than the limits below
+    413  more of something than the limits below allow. Some hold for all inputs of a request together: those that fit
+         are answered, the first ones first, and each of the others stands as an error: send it in another request
     415  an image is none of JPEG, PNG, GIF, WebP, BMP and TIFF
     422  an image is of these, and cannot be read: it is damaged or truncated. Whoever sends an image counts on its
          being seen, so this is an error, and no silent answer for the post alone; a blank image is none
-    500  it is the server's fault
+    500  it is the server's fault, or the model's, whose numbers are not finite
     501  the model needs the context of an image, and names no way to make one that runs here: send a context
 
 Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. No post, no
@@ -44,8 +45,11 @@ import json
 import logging
 import os
 import re
+import reprlib
 import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -57,7 +61,10 @@ from transformers import pipeline
 logger = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-IMAGES_AT_ONCE = 8  # decoded images take some 15 MB each
+IMAGES_AT_ONCE = 8  # on an accelerator; decoded images take some 15 MB each
+MESSAGE = 500  # characters of an error at most: what was sent is not sent back
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 100
 PARAMETERS = {
     "aggregation_strategy": ((str,), "a string"),
     "batch_size": ((int,), "an integer"),
@@ -73,8 +80,16 @@ class Limits(NamedTuple):
 
     inputs: int = 128  # ITA_MAX_INPUTS
     characters: int = 10_000  # ITA_MAX_CHARACTERS, of a post, and of its context as JSON
+    words: int = 5_000  # ITA_MAX_WORDS, of a post that comes as words, empty ones included
     image_bytes: int = 10 * 2**20  # ITA_MAX_IMAGE_BYTES, of the file, before base64
     image_pixels: int = 25_000_000  # ITA_MAX_IMAGE_PIXELS, width × height; the model's own reader has a limit too
+    # of all inputs together:
+    total_characters: int = 200_000  # ITA_MAX_TOTAL_CHARACTERS, of posts and contexts; a word's end counts as one
+    tokens: int = 16_384  # ITA_MAX_TOKENS, that the encoder reads; those in the overlap of two windows count twice
+    images: int = 16  # ITA_MAX_IMAGES
+    total_image_bytes: int = 32 * 2**20  # ITA_MAX_TOTAL_IMAGE_BYTES
+    total_image_pixels: int = 64_000_000  # ITA_MAX_TOTAL_IMAGE_PIXELS
+    image_seconds: int = 6  # ITA_MAX_IMAGE_SECONDS, that images are looked at; the one in work is finished
 
     @classmethod
     def from_environment(cls) -> Limits:
@@ -94,11 +109,31 @@ class _Refused(Exception):
     """A request, or an input of it, that is not answered."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        message = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", _without_halves(message))
+        super().__init__(message if len(message) <= MESSAGE else f"{message[: MESSAGE - 2]} …")
         self.status = status
 
     def to_dict(self, **place: int) -> dict[str, Any]:
         return {"error": {"status": self.status, "message": str(self), **place}}
+
+
+class _Spent:
+    """What the inputs of a request have taken of the limits that they share."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits._asdict()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, **amounts: int) -> None:
+        """Refuses an input that takes more than there is left of a limit; it takes nothing then."""
+        for name, amount in amounts.items():
+            total, limit = self._taken[name] + amount, self._limits[name]
+            if total > limit:
+                what = f"{name.removeprefix('total_').replace('_', ' ')} (expected at most {limit:,})"
+                if amount > limit:
+                    raise _Refused(413, f"the input has {amount:,} {what}")
+                raise _Refused(413, f"with this input the request has {total:,} {what}: send it in another request")
+        self._taken.update(amounts)
 
 
 class EndpointHandler:
@@ -136,10 +171,10 @@ class EndpointHandler:
             items: Sequence[Any] = inputs if is_list else [inputs]
             if len(items) > self.limits.inputs:
                 raise _Refused(413, f"{len(items):,} inputs (expected at most {self.limits.inputs:,})")
-        except _Refused as refused:
-            return refused.to_dict()
-        with self._turn:
-            results = self._answer(items, split, parameters)
+            with self._turn:
+                results = self._answer(items, split, parameters)
+        except Exception as error:
+            return _failure(error).to_dict()
         answers = [row.to_dict(input=n) if isinstance(row, _Refused) else row for n, row in enumerate(results)]
         return answers if is_list else answers[0]
 
@@ -157,8 +192,12 @@ class EndpointHandler:
             is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool))
             if not is_right or (name == "ignore_labels" and not _is_list_of_strings(value)):
                 raise _Refused(400, f"the parameter {name!r} is not {expected}")
-        if given.get("batch_size", 0) > self.limits.inputs:
-            raise _Refused(413, f"batch_size is {given['batch_size']:,} (expected at most {self.limits.inputs:,})")
+        for name, size in (
+            ("batch_size", given.get("batch_size", 0)),
+            ("ignore_labels", len(given.get("ignore_labels", ()))),
+        ):
+            if size > self.limits.inputs:
+                raise _Refused(413, f"{name} is {_shown(size)} (expected at most {self.limits.inputs:,})")
         try:
             self.pipe([], **given)  # checks values without labelling anything
         except ValueError as error:
@@ -167,19 +206,42 @@ class EndpointHandler:
 
     def _answer(self, items: Sequence[Any], split: bool, parameters: dict[str, Any]) -> list[Any]:
         """The result of every input, or why there is none."""
-        results: list[Any] = [_attempt(self._read, item, split) for item in items]
-        unread = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and _lacks_context(post)]
-        for start in range(0, len(unread), IMAGES_AT_ONCE):
-            chunk = unread[start : start + IMAGES_AT_ONCE]
-            for n, context in zip(chunk, _each(self._see, [results[n]["image"] for n in chunk]), strict=True):
-                results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
-        readable = [n for n, post in enumerate(results) if not isinstance(post, _Refused)]
-        found = _each(lambda posts: self.pipe(posts, **parameters), [results[n] for n in readable])
-        for n, result in zip(readable, found, strict=True):
-            results[n] = result
+        spent = _Spent(self.limits)
+        results: list[Any] = [_attempt(self._read, item, split, spent) for item in items]
+        self._look_at_images(results)
+        posts = [n for n, post in enumerate(results) if not isinstance(post, _Refused)]
+        counts = _each(lambda chosen: self.pipe.count_tokens(chosen, split), [results[n] for n in posts])
+        for n, count in zip(posts, counts, strict=True):
+            refused = count if isinstance(count, _Refused) else _attempt(lambda count=count: spent.take(tokens=count))
+            results[n] = refused or results[n]
+        posts = [n for n in posts if not isinstance(results[n], _Refused)]
+        found = _each(lambda chosen: self.pipe(chosen, **parameters), [results[n] for n in posts])
+        for n, result in zip(posts, found, strict=True):
+            results[n] = _with_plain_context(result) if isinstance(result, dict) else result
         return results
 
-    def _read(self, item: Any, split: bool) -> dict[str, Any]:
+    def _look_at_images(self, results: list[Any]) -> None:
+        """Gives the posts that have an image and need its context that context, or says why there is none."""
+        pictured = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and "image" in post]
+        at_once = 1 if self.pipe.device.type == "cpu" else IMAGES_AT_ONCE
+        begin = _clocks()
+        for start in range(0, len(pictured), at_once):
+            chunk = pictured[start : start + at_once]
+            is_late = min(now - then for now, then in zip(_clocks(), begin, strict=True)) > self.limits.image_seconds
+            for n in chunk:
+                refused = self._too_late() if is_late else _attempt(self._check_pixels, results[n]["image"])
+                results[n] = refused or results[n]
+            chunk = [n for n in chunk if not isinstance(results[n], _Refused) and "context" not in results[n]]
+            for n, context in zip(chunk, _each(self._see, [results[n]["image"] for n in chunk]), strict=True):
+                results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
+
+    def _too_late(self) -> _Refused:
+        limit = self.limits.image_seconds
+        return _Refused(
+            413, f"the images of this request took more than {limit:,} s: send this one in another request"
+        )
+
+    def _read(self, item: Any, split: bool, spent: _Spent) -> dict[str, Any]:
         """An input as the pipeline takes it, its image as the file's bytes."""
         key = "words" if split else "text"
         post = dict(item) if isinstance(item, Mapping) else {key: item}
@@ -187,23 +249,34 @@ class EndpointHandler:
         content: Any = post.get(key)
         if not (_is_list_of_strings(content) if split else isinstance(content, str)):
             raise _Refused(400, f"the input has no {key!r} that is {'a list of strings' if split else 'a string'}")
-        self._check_characters("the post", sum(map(len, content)))
+        if split and len(content) > self.limits.words:
+            raise _Refused(413, f"the post has {len(content):,} words (expected at most {self.limits.words:,})")
+        characters = sum(map(len, content))
+        self._check_characters("the post", characters)
+        post[key] = [_without_halves(word) for word in content] if split else _without_halves(content)
         context, image = post.pop("context", None), post.pop("image", None)
+        characters += len(content) * split
         if context is not None:
             if not isinstance(context, Mapping):
                 raise _Refused(400, 'the context is not an object such as {"captions": ["a dog"]}')
-            self._check_characters("the context", len(json.dumps(context, ensure_ascii=False)))
-            post["context"] = context
-        if image is not None and (self._looks or context is None):
-            post["image"] = self._image(image)
-        return post
+            written = _as_json(context)
+            self._check_characters("the context", len(written))
+            characters += len(written)
+            post["context"] = json.loads(written)
+        looked_at = image is not None and (self._looks or context is None)
+        spent.take(total_characters=characters, images=int(looked_at))
+        if not looked_at:
+            return post
+        file, pixels = self._image(image)
+        spent.take(total_image_bytes=len(file), total_image_pixels=pixels)
+        return {**post, "image": file}
 
     def _check_characters(self, name: str, characters: int) -> None:
         if characters > self.limits.characters:
             raise _Refused(413, f"{name} has {characters:,} characters (expected at most {self.limits.characters:,})")
 
-    def _image(self, image: Any) -> bytes:
-        """The bytes of an image's file, if they are small enough and of a known format."""
+    def _image(self, image: Any) -> tuple[bytes, int]:
+        """The bytes of an image's file, if they are few enough and of a known format, and how many pixels it has."""
         if not isinstance(image, str):
             raise _Refused(400, "the image is not a string (expected the file in base64)")
         encoded = image
@@ -222,12 +295,9 @@ class EndpointHandler:
             raise _Refused(400, "the image is not base64 (a path is not read: send the file itself)") from None
         if len(content) > self.limits.image_bytes:
             raise _Refused(413, too_large)
-        self._check_header(content)
-        if self._looks:
-            self._check_pixels(content)
-        return content
+        return content, self._pixels(content)
 
-    def _check_header(self, content: bytes) -> None:
+    def _pixels(self, content: bytes) -> int:
         try:
             with Image.open(BytesIO(content), formats=FORMATS) as picture:
                 width, height = picture.size
@@ -241,9 +311,12 @@ class EndpointHandler:
             raise _Refused(
                 413, f"the image has {width:,} × {height:,} pixels (expected at most {self.limits.image_pixels:,})"
             )
+        return width * height
 
     def _check_pixels(self, content: bytes) -> None:
         """Refuses an image that the pipeline would leave out: what the reader that came with the model cannot open."""
+        if not self._looks:
+            return  # the aligners' builder says so
         reader = importlib.import_module(".image_file", type(self.pipe).__module__.rpartition(".")[0])
         try:
             reader.open_image(content)
@@ -267,8 +340,9 @@ class EndpointHandler:
         ]
 
 
-def _lacks_context(post: Mapping[str, Any]) -> bool:
-    return "image" in post and "context" not in post
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock and of the CPU; the fewer count, as a busy machine adds to one and threads to the other."""
+    return time.monotonic(), time.process_time()
 
 
 def _is_list_of_strings(value: Any) -> bool:
@@ -279,8 +353,36 @@ def _check_keys(name: str, given: Mapping[Any, Any], known: tuple[str, ...]) -> 
     unknown = [key for key in given if key not in known]
     if unknown:
         raise _Refused(
-            400, f"{name} has the unknown key {str(unknown[0])[:100]!r} (expected {', '.join(map(repr, known))})"
+            400, f"{name} has the unknown key {_shown(unknown[0])} (expected {', '.join(map(repr, known))})"
         )
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, however large."""
+    try:
+        return f"{value:,}" if isinstance(value, int) else SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "too large a number"
+
+
+def _without_halves(text: str) -> str:
+    """A text without halves of surrogate pairs, as a cut emoji leaves in JSON: no answer could be sent with them."""
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
+
+
+def _as_json(context: Mapping[str, Any]) -> str:
+    try:
+        return _without_halves(json.dumps(context, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise _Refused(
+            400, "the context is not made of JSON values, nests too deeply, or holds a number that is none"
+        ) from None
+
+
+def _with_plain_context(result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose context was JSON within JSON, which may hold what JSON cannot."""
+    context = result["context"]
+    return {**result, "context": None if context is None else json.loads(_as_json(context))}
 
 
 def _attempt(step: Callable[..., Any], *given: Any) -> Any:
@@ -307,6 +409,9 @@ def _failure(error: Exception) -> _Refused:
     place, _, message = str(error).partition(": ")
     if isinstance(error, (TypeError, ValueError)) and place == "input 0":  # so the pipeline names what the caller did
         return _Refused(400, message)
+    if isinstance(error, FloatingPointError):  # tells of the model, and nothing of the post
+        logger.error("%s", error)
+        return _Refused(500, message or str(error))
     # A message may quote the post. These two are of packages and files of the server, and tell what to install.
     message = f": {error}" if isinstance(error, (ImportError, OSError)) else ""
     logger.error("%s%s\n%s", type(error).__name__, message, "".join(traceback.format_tb(error.__traceback__)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,8 @@ NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
 NOT_ALIGNERS = ("store", "device", "max_pixels")  # what else a `VisualContextBuilder` takes
 MAX_ALIGNERS = 20  # that a checkpoint may name
 BUILDER_RULES = {"max_pixels": integer(1, 200_000_000)}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class VisualContext:
             check_kind(kind)
             if not isinstance(origin, Mapping):
                 raise ValueError(
-                    f"the provenance of {kind!r} must be a dictionary such as {{'model': …}}, got {origin!r}"
+                    f"the provenance of {kind!r} must be a dictionary such as {{'model': …}}, got {_shown(origin)}"
                 )
         object.__setattr__(self, "provenance", {kind: dict(origin) for kind, origin in self.provenance.items()})
 
@@ -111,15 +114,15 @@ class VisualContext:
         if hasattr(row, "to_dict"):
             row = row.to_dict()
         if not isinstance(row, Mapping):
-            raise ValueError(f'a visual context is a dictionary such as {{"captions": ["a dog"]}}, got {row!r}')
+            raise ValueError(f'a visual context is a dictionary such as {{"captions": ["a dog"]}}, got {_shown(row)}')
         provenance: dict[str, dict[str, Any]] = {}
         for key in ("source", "provenance"):
             origins = row.get(key) or {}
-            if key == "provenance" and isinstance(origins, str):  # a column of Parquet
-                origins = json.loads(origins)
+            if key == "provenance":
+                origins = _json_values(origins)
             if not isinstance(origins, Mapping):
                 raise ValueError(
-                    f"{key!r} must be a dictionary by kind such as {{'captions': 'BLIP-2'}}, got {origins!r}"
+                    f"{key!r} must be a dictionary by kind such as {{'captions': 'BLIP-2'}}, got {_shown(origins)}"
                 )
             for kind, origin in origins.items():
                 if origin is not None:
@@ -143,15 +146,33 @@ def check_kind(kind: Any) -> str:
     return check_name("a kind of visual context", kind)
 
 
+def _json_values(provenance: Any) -> Any:
+    """A provenance, also one that is JSON itself, as in a column of Parquet; nothing else could be written again."""
+    try:
+        value = json.loads(provenance) if isinstance(provenance, str) else provenance
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"'provenance' is not made of JSON values: {error}") from None
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, however large or deep; a number of thousands of digits has no text."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        return f"of type {type(value).__name__}"
+
+
 def _clean(kind: Any, strings: Any) -> list[str]:
     check_kind(kind)
     if isinstance(strings, str):
-        raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{strings!r}]")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{_shown(strings)}]")
     if not isinstance(strings, (list, tuple)):
-        raise ValueError(f"the kind {kind!r} must be a list of strings, got {strings!r}")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, got {_shown(strings)}")
     wrong = [string for string in strings if not isinstance(string, str)]
     if wrong:
-        raise ValueError(f"the kind {kind!r} must be a list of strings, one of them is {wrong[0]!r}")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, one of them is {_shown(wrong[0])}")
     return [text for text in (" ".join(string.split()) for string in strings) if text]
 
 
