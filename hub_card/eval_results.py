@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from hub_card.export import EVAL_RESULTS_FILES
 from hub_card.intervals import Score
 from hub_card.report import format_f1, signature_of, split_scores
+from modeling_ita.markup import yaml_text
 from modeling_ita.whole_files import write_text
 
 # By the configuration's `model_type`.
@@ -94,8 +94,5 @@ def write_eval_results(
 ) -> Path:
     """Write `.eval_results/ita.yaml`, or that of another system, into a folder."""
     path = Path(folder) / EVAL_RESULTS_FILES[system]
-    content = yaml.safe_dump(
-        eval_result_entries_to_yaml(list(entries)), sort_keys=False, allow_unicode=True, width=119
-    )
-    write_text(path, content)
+    write_text(path, yaml_text(eval_result_entries_to_yaml(list(entries))))
     return path

@@ -91,7 +91,8 @@ def onnx_command(model: str, folder: str, int8: bool = False) -> list[str]:
         ImportError, FileExistsError, ValueError: as `export_onnx`.
     """
     checkpoint: Any = ItaForTokenClassification.from_pretrained(model)
-    export = export_onnx(checkpoint, ItaProcessor.from_pretrained(model), folder, int8)
+    processor = ItaProcessor.from_pretrained(model, trust_remote_code=False)  # refused, and not asked for
+    export = export_onnx(checkpoint, processor, folder, int8)
     lines = [f"{GRAPH} fp32: {_megabytes(export.fp32_bytes)}, emissions within {export.fp32_difference:.1e} of torch"]
     if export.int8_bytes is not None:
         lines[0] += " (not kept)"

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
-from hub_card.export import CUSTOM_PIPELINES, EVAL_RESULTS_FILES, unpushed_id, weights_tag
+from hub_card.export import AUTO_MAPS, CUSTOM_PIPELINES, EVAL_RESULTS_FILES, unpushed_id, weights_tag
+from hub_card.hub_names import check_repository, check_revision
 from modeling_ita.word_neighbours import WORDS_FILE
 
 # Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
@@ -37,6 +38,7 @@ def open_repository(repository: str, private: bool | None = None) -> None:
         OSError: the Hub cannot be reached, or refuses.
         ValueError: the name is none that the Hub takes.
     """
+    check_repository(repository)
     try:
         HfApi().create_repo(repository, private=private, exist_ok=True)
     except HTTPError as error:
@@ -74,13 +76,18 @@ def push_model(
     config = folder / "config.json"
     if not config.is_file() or CUSTOM_PIPELINES["ner"]["impl"] not in config.read_text(encoding="utf-8"):
         raise ValueError(f"{folder} is no exported folder (train.py leaves one in OUTPUT/model)")
+    system = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if system not in AUTO_MAPS:
+        raise ValueError(f"{config} names the model_type {system!r:.80} (expected {' or '.join(AUTO_MAPS)})")
+    if branch:
+        check_revision(branch)
     tag = weights_tag(folder)
     open_repository(repository, private)
     api = HfApi()
     try:
         if branch:
             api.create_branch(repository, branch=branch, exist_ok=True)
-        added = list(_additions(folder, repository, json.loads(config.read_text(encoding="utf-8"))["model_type"]))
+        added = list(_additions(folder, repository, system))
         names = {operation.path_in_repo for operation in added}
         there = set(api.list_repo_files(repository, revision=branch)) - names
         stale = [CommitOperationDelete(name) for name in sorted(there) if any(fnmatch(name, kind) for kind in STALE)]

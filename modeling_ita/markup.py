@@ -78,8 +78,12 @@ def listed(parts: Sequence[Markdown], last: str = " and ") -> Markdown:
 
 def front_matter(data: Mapping[str, Any]) -> Markdown:
     """Metadata as the YAML at the head of a card: every string in them is one line, and none can end the block."""
-    dumped = yaml.safe_dump(_lines(dict(data)), sort_keys=False, allow_unicode=True, width=float("inf"))
-    return Markdown(dumped.strip())
+    return Markdown(yaml_text(dict(data)).strip())
+
+
+def yaml_text(value: Any) -> str:
+    """JSON values as YAML, in which every string is one line without control characters."""
+    return yaml.safe_dump(_lines(value), sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def render(template: Path, metadata: Mapping[str, Any], values: Mapping[str, Any]) -> str:
@@ -170,4 +174,4 @@ def _lines(value: Any) -> Any:
         return {_lines(key): _lines(of) for key, of in value.items()}
     if isinstance(value, (list, tuple)):
         return [_lines(of) for of in value]
-    return one_line(value, most=_LONGEST) if isinstance(value, str) else value
+    return _shown(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What may be a name: of a kind of context, of an entity type."""
+"""What may be a name: of a kind of context, of an entity type, of a class of objects."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import unicodedata
 from typing import Any
 
 MAX_NAME = 60  # characters
+MAX_LABEL = 100
 
 
 def check_name(what: str, name: Any) -> str:
@@ -28,6 +29,30 @@ def check_name(what: str, name: Any) -> str:
             "no '.' in front)"
         )
     return name
+
+
+def check_label(what: str, label: Any) -> str:
+    """The label itself, if it is one: words of any script on one line, such as `sports ball` or `cat's toy (red)`.
+
+    Args:
+        what: what it is the label of, for the message: `"a class of objects"`.
+        label: the label.
+
+    Raises:
+        ValueError: it is no string, is empty or longer than `MAX_LABEL` characters, or holds a line break or a
+            character that is not shown.
+    """
+    if not isinstance(label, str) or not 0 < len(label.strip()) <= len(label) <= MAX_LABEL or not _is_shown(label):
+        raise ValueError(
+            f"{label!r:.80} cannot be the label of {what} (expected words on one line, at most {MAX_LABEL} "
+            "characters, none of them a control character)"
+        )
+    return label
+
+
+def _is_shown(text: str) -> bool:
+    # Joiners show nothing themselves, and are part of words of many scripts.
+    return all(c in "\u200c\u200d" or unicodedata.category(c)[0] != "C" for c in text) and len(text.splitlines()) == 1
 
 
 def _fits(character: str) -> bool:

@@ -85,7 +85,8 @@ class WordwiseProcessor(ProcessorMixin):
         context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
 
     Raises:
-        ValueError: the tokenizer lacks a separator or an unknown token, or a length is out of range.
+        ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, or a kind has no
+            usable name.
     """
 
     context_kinds: Sequence[str]

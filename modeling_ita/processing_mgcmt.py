@@ -17,6 +17,7 @@ from transformers.utils.hub import cached_file
 
 from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
 from .modeling_mgcmt import PADDING_OBJECT
+from .names import check_label
 from .processing_ita import ItaBatch, Word, WordwiseProcessor, one_each
 from .visual_context import OBJECT_TAGS, VisualContext
 from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
@@ -65,7 +66,7 @@ class MgcmtProcessor(WordwiseProcessor):
 
     Raises:
         ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, an object label is
-            empty or stands twice, or the image processor needs torchvision.
+            unusable (see `check_label`) or stands twice, or the image processor needs torchvision.
     """
 
     def __init__(
@@ -96,13 +97,13 @@ class MgcmtProcessor(WordwiseProcessor):
             raise ValueError(f"num_objects is {num_objects} (expected 1 or more)")
         if augmentation not in ("mean", "vectors"):
             raise ValueError(f"unknown augmentation {augmentation!r} (expected 'mean' or 'vectors')")
-        self.object_labels = list(object_labels)
+        self.object_labels = [check_label("a class of objects", label) for label in object_labels]
         self.num_objects = num_objects
         self.word_neighbours = word_neighbours
         self.augmentation = augmentation
         self._object_ids = {_folded(label): n for n, label in enumerate(self.object_labels, PADDING_OBJECT + 1)}
-        if len(self._object_ids) < len(self.object_labels) or "" in self._object_ids:
-            raise ValueError(f"an object label is empty or stands twice in {self.object_labels}")
+        if len(self._object_ids) < len(self.object_labels):
+            raise ValueError(f"an object label stands twice in {self.object_labels}")
 
     @property
     def context_kinds(self) -> Sequence[str]:  # type: ignore[override]

@@ -287,7 +287,7 @@ def test_images_of_different_sizes_are_refused(tiny_encoder: str) -> None:
         ({"num_objects": 0}, "num_objects is 0"),
         ({"augmentation": "sum"}, "unknown augmentation 'sum'"),
         ({"object_labels": ["dog", "Dog"]}, "stands twice"),
-        ({"object_labels": [" "]}, "is empty"),
+        ({"object_labels": [" "]}, "cannot be the label"),
         ({"max_length": 4}, "max_length is 4"),
     ],
 )
