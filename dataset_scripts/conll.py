@@ -161,7 +161,7 @@ def read_posts(
                 ids[image_id] += 1
                 unique_id = f"{image_id}#{ids[image_id]}"
             taken.add(unique_id)
-            counts["posts_without_id"] += not given_id
+            counts["posts_without_id"] += not given_id and not ids_required  # where they are, it is a fault
             post = Post(unique_id, image_id, [], [], number + (given_id is not None))
             posts.append(post)
         if given_id is None:
