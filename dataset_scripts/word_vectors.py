@@ -21,6 +21,8 @@ import numpy as np
 
 FASTTEXT_MAGIC = 793712314  # the first four bytes of a fastText model
 LONGEST_WORD = 10_000  # bytes; what is longer is no word but a damaged file
+LONGEST_LINE = 2**20  # bytes
+MOST_NUMBERS = 20_000  # of a word
 
 
 class Row(NamedTuple):
@@ -115,21 +117,26 @@ def _rows(file: BinaryIO, path: Path) -> tuple[int, Iterator[Row]]:
     if len(start) == 4 and struct.unpack("<i", start)[0] == FASTTEXT_MAGIC:
         return _fasttext_rows(path)
     file.seek(0)
-    head = file.readline(2**20).split()
+    head = file.readline(LONGEST_LINE).split()
     if not head:
         raise ValueError(f"{path}, line 1: it is empty (expected the numbers of words and dimensions, or a word)")
     if len(head) == 2 and all(number.isdigit() for number in head):
-        count, size = (int(number) for number in head)
-        if not count or not size:
-            raise ValueError(f"{path}, line 1: it promises {count} words of {size} numbers (expected 1 or more)")
+        count, size = (int(number) if len(number) <= 12 else 10**12 for number in head)
+        if not count or not 0 < size <= MOST_NUMBERS:
+            raise ValueError(
+                f"{path}, line 1: it promises {count:,} words of {size:,} numbers "
+                f"(expected 1 or more, of at most {MOST_NUMBERS:,})"
+            )
         here = file.tell()
-        is_text = _is_text(file.readline(2**20), size)
+        is_text = _is_text(file.readline(LONGEST_LINE), size)
         file.seek(here)
         return size, _promised(
-            _text_rows(file, path, size, 2) if is_text else _binary_rows(file, path, *map(int, head)), count, path
+            _text_rows(file, path, size, 2) if is_text else _binary_rows(file, path, count, size), count, path
         )
     if len(head) == 2 and _is_number(head[0]) and _is_number(head[1]):
-        raise ValueError(f"{path}, line 1: {b' '.join(head).decode()!r} is no header (expected two whole numbers)")
+        raise ValueError(f"{path}, line 1: {_name(b' '.join(head))} is no header (expected two whole numbers)")
+    if len(head) - 1 > MOST_NUMBERS:
+        raise ValueError(f"{path}, line 1: it has {len(head) - 1:,} numbers (expected at most {MOST_NUMBERS:,})")
     if len(head) < 2 or not all(_is_number(number) for number in head[1:]):
         raise ValueError(f"{path}, line 1: expected the numbers of words and dimensions, or a word and its numbers")
     file.seek(0)
@@ -168,7 +175,9 @@ def _promised(rows: Iterator[Row], count: int, path: Path) -> Iterator[Row]:
 
 
 def _text_rows(file: BinaryIO, path: Path, size: int, first: int) -> Iterator[Row]:
-    for number, line in enumerate(file, first):
+    for number, line in enumerate(_lines(file), first):
+        if len(line) >= LONGEST_LINE:
+            raise ValueError(f"{path}, line {number}: it has more than {LONGEST_LINE:,} bytes")
         fields = line.rstrip().rsplit(None, size)
         if not fields:
             continue
@@ -181,6 +190,11 @@ def _text_rows(file: BinaryIO, path: Path, size: int, first: int) -> Iterator[Ro
             has = len(fields) - 1 + surplus
             raise ValueError(f"{path}, line {number}: {_name(fields[0])} has {has} numbers (expected {size})")
         yield Row(f"line {number}", fields[0].strip(), fields[1:])
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(LONGEST_LINE):
+        yield line
 
 
 def _binary_rows(file: BinaryIO, path: Path, count: int, size: int) -> Iterator[Row]:
@@ -210,12 +224,26 @@ def _fasttext_rows(path: Path) -> tuple[int, Iterator[Row]]:
         raise ImportError(
             f"{path} is a fastText model, to read which gensim is needed: pip install gensim; or give the .vec file"
         ) from error
+    _check_fasttext(path)
     try:
         model = fasttext.load_facebook_vectors(str(path))
     except Exception as error:  # what gensim raises on a damaged model depends on the place of the damage
         raise ValueError(f"{path} is no whole fastText model ({error}): get it again") from error
     rows = (Row(f"word {i:,}", w.encode(), model[w]) for i, w in enumerate(model.index_to_key, 1))
     return model.vector_size, rows
+
+
+def _check_fasttext(path: Path) -> None:
+    """Refuses a model whose header promises more numbers than its file has, for which memory would be taken."""
+    header = struct.Struct("<14i d 3i 2q")  # magic, version, 12 settings, threshold; words and labels, tokens, pruned
+    with path.open("rb") as file:
+        raw = file.read(header.size)
+    if len(raw) < header.size:
+        raise ValueError(f"{path} is no whole fastText model ({len(raw)} bytes): get it again")
+    found = header.unpack(raw)
+    size, buckets, words = found[2], found[10], found[16]
+    if not 0 < size <= MOST_NUMBERS or min(buckets, words) < 0 or (words + buckets) * size * 4 > path.stat().st_size:
+        raise ValueError(f"{path} is no whole fastText model: it promises {words + buckets:,} times {size:,} numbers")
 
 
 def _vector(row: Row, path: Path) -> np.ndarray:

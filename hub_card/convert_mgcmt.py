@@ -28,22 +28,24 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import pickle
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 from transformers.utils import logging
 
+from modeling_ita.checkpoint_files import read_header, reading
 from modeling_ita.command_line import command, print_text
 from modeling_ita.configuration_ita import OUTSIDE, TagScheme
 from modeling_ita.configuration_mgcmt import MgcmtConfig
+from modeling_ita.modeling_ita import check_encoder
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
+from modeling_ita.plain_text import one_line
 from modeling_ita.whole_files import written_folder
 
 # The released tag sets, in the order of their ids.
@@ -367,21 +369,48 @@ def read_checkpoint(file: str | Path) -> dict[str, torch.Tensor]:
         OSError: there is no such file, or it cannot be read.
         ValueError: it is of another kind, or holds something else than weights by name.
     """
-    try:
-        if Path(file).suffix == ".safetensors":
+    if Path(file).suffix == ".safetensors":
+        read_header(file)
+        with reading(file):
             return load_file(file)
+    with Path(file).open("rb") as content:  # a folder or a file that is not there says so itself
+        is_archive = content.read(2) == b"PK"
+    if is_archive:
+        _check_archive(file)
+    try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+    except Exception as error:  # what torch raises on a damaged file depends on the place of the damage
+        why = one_line(str(error).partition("\n")[0], 200) if isinstance(error, RuntimeError) else ""
         raise ValueError(
-            f"{file} cannot be read as weights alone ({type(error).__name__}): "
+            f"{file} cannot be read as weights alone ({type(error).__name__}{': ' * bool(why)}{why}): "
             "save model.state_dict() by torch.save, or as *.safetensors"
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{file} holds a {type(found).__name__} (expected weights by name)")
-    others = [f"{name!r} ({type(value).__name__})" for name, value in found.items() if not torch.is_tensor(value)]
+    others = [
+        f"{one_line(repr(name), 60)} ({type(value).__name__})"
+        for name, value in found.items()
+        if not torch.is_tensor(value) or not isinstance(name, str)
+    ]
     if others:
         raise ValueError(f"{file} holds {_first(others, 3)} (expected weights by name, and nothing else)")
+    for name, weight in found.items():
+        if weight.layout != torch.strided or weight.is_quantized or weight.device.type != "cpu":
+            raise ValueError(f"{file}: {one_line(name, 60)} is no plain tensor ({weight.layout})")
+        if weight.untyped_storage().nbytes() < weight.numel() * weight.element_size() and all(weight.stride()):
+            raise ValueError(f"{file}: {one_line(name, 60)} is larger than what is stored of it")
     return dict(found)
+
+
+def _check_archive(file: str | Path) -> None:
+    """Refuses an archive whose files would be larger than it is: PyTorch does not compress them."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{file} is no whole file of weights ({one_line(error, 100)}): get it again") from error
+    if total > 2 * Path(file).stat().st_size:
+        raise ValueError(f"{file} would unpack to {total:,} bytes, and is no file that torch.save wrote")
 
 
 def convert_checkpoint(
@@ -406,11 +435,17 @@ def convert_checkpoint(
         OSError: a file or an encoder is not there, or something else is in the folder.
         ValueError: as `convert_state_dict` and `read_checkpoint`; or the vision encoder gives other regions.
     """
-    text_config = None if text_encoder is None else AutoConfig.from_pretrained(text_encoder)
+    text_config = None
+    if text_encoder is not None:
+        with reading(text_encoder):
+            check_encoder(text_encoder, {})
+            text_config = AutoConfig.from_pretrained(text_encoder)
     conversion = convert_state_dict(read_checkpoint(checkpoint), text_config=text_config, **settings)
     config, state_dict = conversion.config, conversion.state_dict
     if vision_encoder is not None:
-        vision = AutoModel.from_pretrained(vision_encoder)
+        with reading(vision_encoder):
+            check_encoder(vision_encoder, {})
+            vision = AutoModel.from_pretrained(vision_encoder)
         channels = MgcmtConfig(vision_config=vision.config).region_size
         if channels != config.region_size:
             raise ValueError(
@@ -423,7 +458,9 @@ def convert_checkpoint(
     with written_folder(folder, "conversion", lambda _: False) as staging:
         model.save_pretrained(staging)
         if text_encoder is not None:
-            AutoTokenizer.from_pretrained(text_encoder).save_pretrained(staging)
+            with reading(text_encoder, "tokenizer.json"):
+                tokenizer = AutoTokenizer.from_pretrained(text_encoder)
+            tokenizer.save_pretrained(staging)
     return conversion
 
 

@@ -54,6 +54,7 @@ from hub_card.scores import (
 )
 from hub_card.signature import Signature
 from modeling_ita import TagScheme
+from modeling_ita.checkpoint_files import check_checkpoint, reading
 from modeling_ita.command_line import command, print_text
 
 __all__ = [
@@ -212,9 +213,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     corpus.download_and_prepare()
     dataset = corpus.as_dataset()
     device = options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    model = AutoModelForTokenClassification.from_pretrained(options.model).to(device)
-    processor = AutoProcessor.from_pretrained(options.model)
-    processor.check_model(model.config)
+    check_checkpoint(options.model)
+    with reading(options.model):
+        model = AutoModelForTokenClassification.from_pretrained(options.model, trust_remote_code=False).to(device)
+        processor = AutoProcessor.from_pretrained(options.model, trust_remote_code=False)
+        processor.check_model(model.config)
     given = TagScheme(dataset["train" if "train" in dataset else next(iter(dataset))].features["tags"].feature.names)
     scheme = model.config.tag_scheme
     splits = {name: read_examples(rows, given, scheme, with_images=looks(model)) for name, rows in dataset.items()}

@@ -17,14 +17,18 @@ from safetensors.numpy import load_file
 from transformers.utils import cached_file
 
 from hub_card.crf_numpy import NumpyCrf
+from hub_card.onnx_files import external_data
 from modeling_ita import ItaConfig, ItaOutput
+from modeling_ita.checkpoint_files import inside, read_header, read_object
 from modeling_ita.entity_decoding import NOT_FINITE, ScoredSpan, check_finite
+from modeling_ita.plain_text import one_line
 from modeling_ita.whole_files import written_file
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"  # beside the graph, for models that one file cannot hold
 CRF = "crf.safetensors"
 MAKE_ONE = "make one with python -m hub_card.export onnx MODEL OUT"
+MAX_GRAPH = 2**31  # bytes, the limit of the format
 INPUTS = ("input_ids", "attention_mask", "word_positions", "word_rows", "token_type_ids")
 """The graph's inputs, int64; `token_type_ids` only for encoders that have segments. The output is `emissions`."""
 
@@ -269,6 +273,8 @@ def _find(folder: str | os.PathLike[str], name: str, source: dict[str, Any], opt
         if not optional and not file.is_file():
             raise FileNotFoundError(f"{folder} has no {name}, so it is no exported ONNX model: {MAKE_ONE}")
         return file
+    if os.path.exists(place):
+        raise ValueError(f"{place} is a file (expected the folder of an exported ONNX model)")
     try:
         found = cached_file(place, name, **source, _raise_exceptions_for_missing_entries=not optional)
     except OSError as error:
@@ -277,7 +283,7 @@ def _find(folder: str | os.PathLike[str], name: str, source: dict[str, Any], opt
 
 
 def _read_config(file: Path) -> ItaConfig:
-    settings, _ = ItaConfig.get_config_dict(file)
+    settings = read_object(file)
     found = settings.get("model_type")
     if found != ItaConfig.model_type:
         raise ValueError(f"{file} is of a model of type {found!r} (expected {ItaConfig.model_type!r}); {MAKE_ONE}")
@@ -286,7 +292,11 @@ def _read_config(file: Path) -> ItaConfig:
 
 def _read_crf(file: Path, config: ItaConfig) -> NumpyCrf:
     names = ("transitions", "start_transitions", "end_transitions")
+    header = read_header(file)
     try:
+        for name, stored in header.items():
+            if stored.dtype not in ("F16", "F32", "F64"):
+                raise ValueError(f"{name} is of type {stored.dtype}")
         scores = load_file(file)
         transitions, start, end = (scores[name] for name in names)
         if not all(np.isfinite(scores[name]).all() for name in names):
@@ -297,15 +307,40 @@ def _read_crf(file: Path, config: ItaConfig) -> NumpyCrf:
     except KeyError as error:
         raise ValueError(f"{file} holds no {error} (expected {', '.join(names)}); {MAKE_ONE}") from error
     except ValueError as error:
-        raise ValueError(f"{file} does not fit the configuration: {error}") from error
+        raise ValueError(f"{file} does not fit the configuration: {one_line(error, 400)}") from error
 
 
 def _open_graph(file: Path, threads: int) -> Any:
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what is fatal; errors are raised
+    _check_graph(file)
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common class but this
-        raise ValueError(f"{file} cannot be opened: {error}; {MAKE_ONE}") from error
+        raise ValueError(f"{file} cannot be opened: {one_line(error, 300)}; {MAKE_ONE}") from error
+
+
+def _check_graph(file: Path) -> None:
+    """Refuses a graph that reads any file but its weights', which must lie beside it and hold all that is read of it.
+
+    Raises:
+        ValueError: it is damaged, or reads something else; the message names it.
+    """
+    if file.stat().st_size > MAX_GRAPH:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes (expected at most {MAX_GRAPH:,}); {MAKE_ONE}")
+    try:
+        places = list(external_data(file.read_bytes()))
+    except (ValueError, IndexError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as a graph of ONNX: {error}; {MAKE_ONE}") from error
+    for place in places:
+        if place.get("location") != WEIGHTS:
+            named = one_line(repr(place.get("location")), 80)
+            raise ValueError(f"{file} reads the file {named} (expected {WEIGHTS}, and no other); {MAKE_ONE}")
+        if not inside(file.parent, WEIGHTS).is_file():
+            raise FileNotFoundError(f"{file.parent} has no {WEIGHTS}, which {file.name} reads; {MAKE_ONE}")
+        size = file.with_name(WEIGHTS).stat().st_size
+        first, length = (place.get(key, "0") for key in ("offset", "length"))
+        if not (first + length).isdigit() or len(first + length) > 30 or int(first) + int(length) > size:
+            raise ValueError(f"{file.with_name(WEIGHTS)} ends before what {file.name} reads of it; {MAKE_ONE}")

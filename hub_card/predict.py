@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from transformers import pipeline
+from transformers import AutoModelForTokenClassification, AutoProcessor
 from transformers.utils import logging
 
 from modeling_ita import ItaPipeline
+from modeling_ita.checkpoint_files import check_checkpoint, reading
 from modeling_ita.command_line import command, print_text
+from modeling_ita.plain_text import one_line
 
 ALONE = "the post alone"
 
@@ -33,6 +35,26 @@ class View(NamedTuple):
     name: str
     entities: list[dict[str, Any]]
     context: dict[str, Any] | None
+
+
+def load(name: str, device: str | None = None) -> ItaPipeline:
+    """The pipeline of an exported folder or a repository on the Hub; no code of theirs runs.
+
+    `transformers.pipeline` would quote whole tracebacks of what does not load.
+
+    Args:
+        name: the folder, or the repository.
+        device: where it runs; default: an accelerator if there is one.
+
+    Raises:
+        OSError: there is no such model, or a file is missing.
+        ValueError: a file is broken; the message names it.
+    """
+    check_checkpoint(name)
+    with reading(name):
+        model = AutoModelForTokenClassification.from_pretrained(name, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        return ItaPipeline(model=model, processor=processor, device=device)
 
 
 def label(pipe: ItaPipeline, post: str, images: Sequence[str] = (), contexts: Sequence[Any] = ()) -> list[View]:
@@ -110,9 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     try:
         contexts = [json.loads(context) for context in args.context]
-    except json.JSONDecodeError as error:
-        parser.error(f'--context takes JSON such as {{"captions": ["a dog"]}}, and {error.doc!r} is none: {error}')
-    pipe: Any = pipeline("token-classification", model=args.model, pipeline_class=ItaPipeline, device=args.device)
+    except (ValueError, RecursionError) as error:
+        shown = one_line(repr(getattr(error, "doc", "what is given")), 80)
+        parser.error(f'--context takes JSON such as {{"captions": ["a dog"]}}, and {shown} is none: {error}')
+    pipe = load(args.model, args.device)
     print_text(report(args.post, label(pipe, args.post, args.image, contexts)))
 
 

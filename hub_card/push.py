@@ -13,6 +13,7 @@ from huggingface_hub.errors import HTTPError
 
 from hub_card.export import AUTO_MAPS, CUSTOM_PIPELINES, EVAL_RESULTS_FILES, unpushed_id, weights_tag
 from hub_card.hub_names import check_repository, check_revision
+from modeling_ita.checkpoint_files import check_model_files, check_processor_files, read_object
 from modeling_ita.word_neighbours import WORDS_FILE
 
 # Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
@@ -74,13 +75,16 @@ def push_model(
     """
     folder = Path(folder)
     config = folder / "config.json"
-    if not config.is_file() or CUSTOM_PIPELINES["ner"]["impl"] not in config.read_text(encoding="utf-8"):
+    settings = read_object(config) if config.is_file() else {}
+    if CUSTOM_PIPELINES["ner"]["impl"] not in json.dumps(settings):
         raise ValueError(f"{folder} is no exported folder (train.py leaves one in OUTPUT/model)")
-    system = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    system = settings.get("model_type")
     if system not in AUTO_MAPS:
         raise ValueError(f"{config} names the model_type {system!r:.80} (expected {' or '.join(AUTO_MAPS)})")
     if branch:
         check_revision(branch)
+    check_model_files(folder)
+    check_processor_files(folder)
     tag = weights_tag(folder)
     open_repository(repository, private)
     api = HfApi()

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from hub_card.intervals import Counts, bootstrap_f1
 from hub_card.scores import Scoring, ViewReport
 from hub_card.signature import Signature, shared_lines
+from modeling_ita.checkpoint_files import read_object, reading
 from modeling_ita.whole_files import write_text
 
 PACKAGES = (
@@ -212,13 +212,30 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file is no report; what is wrong with it is named.
     """
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(report, dict) or not {"name", "scores", "data"} <= report.keys():
+    report = read_object(path)
+    if not {"name", "scores", "data"} <= report.keys():
         raise ValueError(f"{path} is no report of a run (expected an object with name, scores and data)")
+    with reading(path):
+        _check_form(report)
     return report
+
+
+def _check_form(report: Mapping[str, Any]) -> None:
+    """Refuses a report whose scores are not where they are looked for."""
+    if not isinstance(report["name"], str):
+        raise ValueError("name is not a string")
+    for name in ("data", "signatures"):
+        _object(name, report.get(name, {}))
+    for split, views in _object("scores", report["scores"]).items():
+        for view, scored in _object(f"scores.{split}", views).items():
+            for scoring in {"lenient", "strict"} & _object(f"scores.{split}.{view}", scored).keys():
+                _object(f"scores.{split}.{view}.{scoring}", scored[scoring])
+
+
+def _object(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is not an object")
+    return value
 
 
 def view_title(view: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
+from .checkpoint_files import CONFIG, check_labels, check_settings, reading
 from .names import check_name
 
 OUTSIDE = "O"
@@ -177,8 +178,46 @@ def check_format(found: int, known: int) -> None:
         )
 
 
+class CheckedConfig(PreTrainedConfig):
+    """A configuration that looks at the settings in a file before anything is made of them."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Reads a checkpoint's settings; the arguments are those of `PreTrainedConfig.from_pretrained`.
+
+        Raises:
+            OSError: there are none.
+            ValueError: they are malformed; the message names the file.
+        """
+        with reading(pretrained_model_name_or_path, CONFIG):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a configuration of settings as JSON has them.
+
+        Raises:
+            ValueError: a setting is of the wrong type or out of range, or asks for code from elsewhere.
+        """
+        place = kwargs.get("name_or_path") or "the settings"  # the Auto classes tell it
+        with reading(place, CONFIG if "name_or_path" in kwargs else ""):
+            check_settings(config_dict)
+            check_labels(config_dict.get("id2label"))
+            return super().from_dict(config_dict, **kwargs)
+
+
+def check_number(name: str, value: float, expected: str, is_right: bool) -> None:
+    """Refuses a number of a configuration that is not finite or not what is expected of it.
+
+    Raises:
+        ValueError: it is not; the message names it.
+    """
+    if not (math.isfinite(value) and is_right):
+        raise ValueError(f"{name} is {value} (expected {expected})")
+
+
 @strict
-class ItaConfig(PreTrainedConfig):
+class ItaConfig(CheckedConfig):
     """What an `ItaForTokenClassification` is made of.
 
     How a post and its visual context become one input (the kinds of context and their order, separators, window) is
@@ -243,14 +282,13 @@ class ItaConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        if not 0 <= self.word_dropout < 1:
-            raise ValueError(f"word_dropout is {self.word_dropout} (expected 0 ≤ word_dropout < 1)")
+        check_number("word_dropout", self.word_dropout, "0 ≤ word_dropout < 1", 0 <= self.word_dropout < 1)
         for name in LOSS_PRESETS[self.loss_preset]:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)} (expected a number ≥ 0)")
+            value = getattr(self, name)
+            check_number(name, value, "a number ≥ 0", value >= 0)
         for name in ("cva_temperature", "score_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)} (expected a temperature > 0)")
+            value = getattr(self, name)
+            check_number(name, value, "a temperature > 0", value > 0)
 
     @property
     def tag_scheme(self) -> TagScheme:

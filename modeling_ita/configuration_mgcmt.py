@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, cast
 
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
-from .configuration_ita import DEFAULT_TYPES, TagScheme, check_format
+from .configuration_ita import DEFAULT_TYPES, CheckedConfig, TagScheme, check_format, check_number
 
 # Raised by one when the weights or settings of a checkpoint change their names or their meaning.
 CHECKPOINT_FORMAT = 1
 
 
 @strict
-class MgcmtConfig(PreTrainedConfig):
+class MgcmtConfig(CheckedConfig):
     """What an `MgcmtForTokenClassification` is made of (method sections in brackets).
 
     Args:
@@ -86,8 +85,8 @@ class MgcmtConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         for name in ("hidden_dropout", "fusion_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)} (expected 0 ≤ {name} < 1)")
+            value = getattr(self, name)
+            check_number(name, value, f"0 ≤ {name} < 1", 0 <= value < 1)
         for name in ("augmentation_size", "region_size", "num_regions", "num_object_classes", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)} (expected 1 or more)")
@@ -96,10 +95,8 @@ class MgcmtConfig(PreTrainedConfig):
                 f"num_attention_heads is {self.num_attention_heads}, which does not divide the hidden size "
                 f"{self.hidden_size}"
             )
-        if not 0 <= self.aux_loss_weight < math.inf:
-            raise ValueError(f"aux_loss_weight is {self.aux_loss_weight} (expected a number ≥ 0)")
-        if not 0 < self.score_temperature < math.inf:
-            raise ValueError(f"score_temperature is {self.score_temperature} (expected a temperature > 0)")
+        check_number("aux_loss_weight", self.aux_loss_weight, "a number ≥ 0", self.aux_loss_weight >= 0)
+        check_number("score_temperature", self.score_temperature, "a temperature > 0", self.score_temperature > 0)
         if self.train_vision and self.vision_config is None:
             raise ValueError("train_vision is set, and there is no vision_config to train")
 

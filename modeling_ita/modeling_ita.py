@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .checkpoint_files import INDEX, WEIGHTS, check_model_files, check_parts, check_weights, folder_of, reading
 from .configuration_ita import ItaConfig, TagScheme
 from .crf import LinearChainCRF
 from .entity_decoding import NOT_FINITE, EntityDecoding
@@ -78,17 +80,21 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
         """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: the checkpoint is one of another system, or lacks weights of the model; only with
-                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers. Or a weight is NaN
-                or infinite.
+            OSError: a file is missing.
+            ValueError: a file is broken or asks for more than a checkpoint may, and the message names it; a weight is
+                NaN or infinite; the checkpoint is one of another system, or lacks weights of the model: only with
+                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
         """
-        loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
+        with reading(name_or_path):
+            cls._check_files(name_or_path, args, kwargs)
+        with reading(name_or_path, WEIGHTS):
+            loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
         model, found = loaded
         if found["missing_keys"] and not kwargs.get("ignore_mismatched_sizes"):
             missing = sorted(found["missing_keys"])
             raise ValueError(
-                f"{name_or_path} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: it is no "
-                f"checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
+                f"{name_or_path}: {WEIGHTS} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: "
+                f"it is no checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
                 f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
             )
         known = cls.config_class.model_type  # type: ignore[union-attr]
@@ -101,6 +107,24 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
         if wrong is not None:
             raise ValueError(f"{name_or_path}: the weight {wrong!r} would give {NOT_FINITE}")
         return (model, found) if output_loading_info else model
+
+    @classmethod
+    def _check_files(cls, name_or_path: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuses files that are broken, or are not those of this model."""
+        if any(kwargs.get(name) is not None for name in ("state_dict", "gguf_file", "variant")):
+            return
+        folder = folder_of(name_or_path, kwargs, "config.json", WEIGHTS, INDEX)
+        if folder is None:
+            return
+        is_whole = os.path.isdir(name_or_path) or not (folder / INDEX).is_file()
+        stored = check_model_files(folder, has_weights=is_whole)
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            changed = {name: kwargs[name] for name in ("id2label", "num_labels") if name in kwargs}
+            config = cls.config_class.from_pretrained(folder, **changed)  # type: ignore[union-attr]
+        is_fresh = bool(args or kwargs.get("ignore_mismatched_sizes"))
+        if is_whole and not is_fresh and config.model_type == cls.config_class.model_type:  # type: ignore[union-attr]
+            check_weights(cls, config, stored, os.fspath(name_or_path))
 
     def get_input_embeddings(self) -> nn.Module:
         """The text encoder's embedding of pieces."""
@@ -117,6 +141,20 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
                 init.uniform_(scores, -0.1, 0.1)
         else:
             super()._init_weights(module)
+
+
+def check_encoder(name_or_path: Any, place: Mapping[str, Any]) -> None:
+    """Looks through the files of a pretrained encoder in a folder; of one on the Hub, its loader does.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is broken; the message names it.
+    """
+    folder = folder_of(name_or_path, place)
+    if folder is not None:
+        has_safetensors = any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+        check_model_files(folder, has_weights=has_safetensors)
+        check_parts(folder)
 
 
 class ItaForTokenClassification(EntityTagger):
@@ -176,11 +214,14 @@ class ItaForTokenClassification(EntityTagger):
         """
         id2label = dict(enumerate(TagScheme(labels).labels))
         source = {"revision": revision, "token": token}
-        encoder = AutoModel.from_pretrained(
-            name_or_path, dtype=dtype, attn_implementation=attn_implementation, **source
-        )
+        with reading(name_or_path):
+            check_encoder(name_or_path, source)
+            encoder = AutoModel.from_pretrained(
+                name_or_path, dtype=dtype, attn_implementation=attn_implementation, **source
+            )
         if "sep_token_id" not in config:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
+            with reading(name_or_path, "tokenizer.json"):
+                tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
             config |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
         text_config = encoder.config.to_dict()
         text_config.pop("_name_or_path", None)  # may be a folder of this machine

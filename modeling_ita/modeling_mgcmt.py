@@ -13,10 +13,11 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .checkpoint_files import reading
 from .configuration_ita import OUTSIDE, TagScheme
 from .configuration_mgcmt import MgcmtConfig
 from .crf import LinearChainCRF
-from .modeling_ita import EntityTagger, first_pieces, without_pooler
+from .modeling_ita import EntityTagger, check_encoder, first_pieces, without_pooler
 
 PADDING_OBJECT = 0  # the class of an object that is none
 SPANS = TagScheme(["O", "B-SPAN", "I-SPAN"])  # the auxiliary tags (§3)
@@ -238,10 +239,14 @@ class MgcmtForTokenClassification(EntityTagger):
             OSError: there is no such encoder.
             ValueError: `labels` is no BIO or BIOES tag set, or a field of the configuration is out of range.
         """
-        text = AutoModel.from_pretrained(text_encoder, dtype=dtype, attn_implementation=attn_implementation)
+        with reading(text_encoder):
+            check_encoder(text_encoder, {})
+            text = AutoModel.from_pretrained(text_encoder, dtype=dtype, attn_implementation=attn_implementation)
         vision: Any = None
         if isinstance(vision_encoder, str):
-            vision = AutoModel.from_pretrained(vision_encoder, dtype=dtype, attn_implementation="eager")
+            with reading(vision_encoder):
+                check_encoder(vision_encoder, {})
+                vision = AutoModel.from_pretrained(vision_encoder, dtype=dtype, attn_implementation="eager")
         vision_config: Any = vision_encoder if vision is None else vision.config
         configs = {"text_config": text.config, "vision_config": vision_config}
         settings = {name: made.to_dict() for name, made in configs.items() if made is not None}

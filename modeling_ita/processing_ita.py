@@ -14,6 +14,17 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
+from .checkpoint_files import (
+    PROCESSOR,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    broken_part,
+    check_integer,
+    check_list,
+    check_processor_files,
+    folder_of,
+    reading,
+)
 from .configuration_ita import Span
 from .visual_context import VisualContext, check_kind, check_recipes
 
@@ -95,19 +106,53 @@ class WordwiseProcessor(ProcessorMixin):
         self, *parts: Any, max_length: int | None, window_overlap: int, context_builder: dict[str, Any] | None
     ) -> None:
         super().__init__(*parts)
+        longest = self.tokenizer.model_max_length
+        check_integer("the tokenizer's model_max_length", longest, 1)
         if self.tokenizer.sep_token_id is None or self.tokenizer.unk_token_id is None:
             name = type(self.tokenizer).__name__
-            raise ValueError(f"{name} has no separator or no unknown token; {type(self).__name__} needs both")
-        self.max_length = min(self.tokenizer.model_max_length, 512) if max_length is None else max_length
+            raise ValueError(
+                f"{name} has no separator or no unknown token, and {type(self).__name__} needs both: "
+                f"{TOKENIZER_CONFIG} names them"
+            )
+        self.max_length = min(int(longest), 512) if max_length is None else max_length
         self.window_overlap = window_overlap
         self.context_builder = context_builder
+        check_integer("max_length", self.max_length, 8, "pieces")
+        check_integer("window_overlap", window_overlap, 0, "pieces")
         if context_builder is not None:
             check_recipes(context_builder)
-        if self.max_length < 8:
-            raise ValueError(f"max_length is {self.max_length} (expected at least 8 pieces)")
-        if window_overlap < 0:
-            raise ValueError(f"window_overlap is {window_overlap} (expected 0 pieces or more)")
         self._pieces: dict[str, list[int]] = {}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads a processor; the arguments are those of `ProcessorMixin.from_pretrained`.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is broken, or holds a setting of the wrong type or out of range; the message names it.
+        """
+        name = pretrained_model_name_or_path
+        with reading(name, PROCESSOR):
+            folder = folder_of(name, kwargs, PROCESSOR, TOKENIZER_CONFIG, TOKENIZER)
+            if folder is not None:
+                check_processor_files(folder)
+            processor = super().from_pretrained(name, *args, **kwargs)
+        with reading(name, TOKENIZER):  # some vocabularies load, and fail at the first word that they do not have
+            processor._encode([" \N{SNOWMAN}"])
+        return processor
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(
+        cls, sub_processor_type: str, pretrained_model_name_or_path: Any, subfolder: str = "", **kwargs: Any
+    ) -> Any:
+        folder = folder_of(pretrained_model_name_or_path, {"subfolder": subfolder})
+        try:
+            return super()._load_tokenizer_from_pretrained(
+                sub_processor_type, pretrained_model_name_or_path, subfolder, **kwargs
+            )
+        except Exception:
+            with reading(pretrained_model_name_or_path, "" if folder is None else broken_part(folder)):
+                raise
 
     def post_process_entities(
         self, spans: Sequence[Sequence[tuple[Span, float]]], batch: ItaBatch
@@ -124,7 +169,20 @@ class WordwiseProcessor(ProcessorMixin):
         ]
 
     def check_model(self, config: Any) -> None:
-        """Refuses the settings of a model that does not take what is made here; ITA's takes it always."""
+        """Refuses the settings of a model that does not take what is made here.
+
+        Args:
+            config: the model's configuration.
+
+        Raises:
+            ValueError: the tokenizer is that of another encoder, which has more entries.
+        """
+        embedded, last = config.text_config.vocab_size, max(self.tokenizer.get_vocab().values(), default=0)
+        if last >= embedded:
+            raise ValueError(
+                f"the tokenizer has an entry {last:,}, and the model's encoder embeds {embedded:,}: tokenizer.json is "
+                "another model's"
+            )
 
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
@@ -256,8 +314,12 @@ class ItaProcessor(WordwiseProcessor):
         super().__init__(
             tokenizer, max_length=max_length, window_overlap=window_overlap, context_builder=context_builder
         )
-        self.context_kinds = [check_kind(kind) for kind in context_kinds]
-        self.separate_kinds = [check_kind(kind) for kind in separate_kinds]
+        self.context_kinds = [check_kind(kind) for kind in check_list("context_kinds", context_kinds)]
+        self.separate_kinds = [check_kind(kind) for kind in check_list("separate_kinds", separate_kinds)]
+        if max_context_length is not None:
+            check_integer("max_context_length", max_context_length, 0, "pieces")
+        if not isinstance(segment_ids, bool):
+            raise ValueError(f"segment_ids is {segment_ids!r:.60} (expected true or false)")
         self.max_context_length = max_context_length
         self.segment_ids = segment_ids
 

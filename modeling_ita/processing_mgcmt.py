@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.utils.hub import cached_file
 
+from .checkpoint_files import PLACE, check_integer, check_list, reading
 from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
 from .modeling_mgcmt import PADDING_OBJECT
 from .names import check_label
@@ -24,8 +25,7 @@ from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
 
 logger = logging.getLogger(__name__)
 
-# What says where a checkpoint's files are, among the arguments of from_pretrained.
-_PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+MAX_OBJECTS = 1_000
 
 
 class MgcmtBatch(ItaBatch):
@@ -93,11 +93,14 @@ class MgcmtProcessor(WordwiseProcessor):
                 f"image_processor is a {type(image_processor).__name__}, which needs torchvision wherever the model "
                 'goes (AutoImageProcessor.from_pretrained(…, backend="pil") gives the one that does not)'
             )
-        if num_objects < 1:
-            raise ValueError(f"num_objects is {num_objects} (expected 1 or more)")
+        check_integer("num_objects", num_objects, 1)
+        if num_objects > MAX_OBJECTS:
+            raise ValueError(f"num_objects is {num_objects:,} (expected at most {MAX_OBJECTS:,})")
         if augmentation not in ("mean", "vectors"):
             raise ValueError(f"unknown augmentation {augmentation!r} (expected 'mean' or 'vectors')")
-        self.object_labels = [check_label("a class of objects", label) for label in object_labels]
+        self.object_labels = [
+            check_label("a class of objects", label) for label in check_list("object_labels", object_labels)
+        ]
         self.num_objects = num_objects
         self.word_neighbours = word_neighbours
         self.augmentation = augmentation
@@ -214,6 +217,7 @@ class MgcmtProcessor(WordwiseProcessor):
         Raises:
             ValueError: the object table is too small, or the augmentation has another size or form.
         """
+        super().check_model(config)
         if len(self.object_labels) >= config.num_object_classes:
             raise ValueError(
                 f"{len(self.object_labels)} object_labels and padding do not fit the model's "
@@ -309,11 +313,16 @@ class MgcmtProcessor(WordwiseProcessor):
         name = pretrained_model_name_or_path
         tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", name, **kwargs)
         if processor_dict is not None and processor_dict.get("word_neighbours") is not None:
-            place = {key: kwargs[key] for key in _PLACE if key in kwargs}
+            place = {key: kwargs[key] for key in PLACE if key in kwargs}
             files = [cached_file(name, file, **place) for file in (TENSORS_FILE, WORDS_FILE)]
+            if processor_dict["word_neighbours"] != TENSORS_FILE:
+                raise ValueError(
+                    f"word_neighbours is {processor_dict['word_neighbours']!r:.60} (expected the file's name)"
+                )
             processor_dict["word_neighbours"] = WordNeighbours.from_pretrained(Path(str(files[0])).parent, tokenizer)
         # Left to itself, it would take torchvision where that is installed, whose pixels differ.
-        return [tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs | {"backend": "pil"})]
+        with reading(name, "preprocessor_config.json"):
+            return [tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs | {"backend": "pil"})]
 
 
 def _folded(label: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .checkpoint_files import read_header, read_object, reading
 from .whole_files import written_file
 
 TENSORS_FILE, WORDS_FILE = "word_neighbours.safetensors", "word_neighbours.json"
@@ -311,15 +312,16 @@ class WordNeighbours:
                 raise FileNotFoundError(
                     f"{folder} has no {name} (expected a folder that WordNeighbours.save_pretrained wrote)"
                 )
-        try:
-            saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
+        with reading(folder, WORDS_FILE):
+            words, neighbours = _saved_words(read_object(folder / WORDS_FILE))
+        with reading(folder, TENSORS_FILE):
+            read_header(folder / TENSORS_FILE)
             tensors: Mapping[str, torch.Tensor] = importlib.import_module("safetensors.torch").load_file(
                 folder / TENSORS_FILE
             )
-            words, vectors, neighbours = saved["words"], tensors["vectors"], saved["neighbours"]
-            searched, found, cosines = tensors["searched"].long(), tensors["nearest"], tensors["cosines"]
-        except Exception as error:  # safetensors has an error of its own, which derives from nothing more special
-            raise ValueError(f"the word neighbours in {folder} cannot be read ({error}): copy them again") from error
+            _check_tensors(tensors, len(words), neighbours)
+        vectors = tensors["vectors"]
+        searched, found, cosines = tensors["searched"].long(), tensors["nearest"], tensors["cosines"]
         if "row_of_entry" in tensors:
             if tokenizer is None:
                 raise ValueError(f"{folder} holds an encoder's embeddings: give tokenizer=…, the encoder's own")
@@ -328,9 +330,13 @@ class WordNeighbours:
                     f"the tokenizer has {len(tokenizer)} entries, the embeddings in {folder} "
                     f"{len(tensors['row_of_entry'])}: give the encoder's own"
                 )
-            table: WordNeighbours = _EncoderNeighbours(words, vectors, neighbours, tensors["row_of_entry"], tokenizer)
+            with reading(folder, TENSORS_FILE):
+                table: WordNeighbours = _EncoderNeighbours(
+                    words, vectors, neighbours, tensors["row_of_entry"], tokenizer
+                )
         else:
-            table = WordNeighbours(words, vectors, neighbours)
+            with reading(folder, TENSORS_FILE):
+                table = WordNeighbours(words, vectors, neighbours)
         table._nearest[searched], table._nearest_cosines[searched] = found, cosines
         return table
 
@@ -418,6 +424,42 @@ class _EncoderNeighbours(WordNeighbours):
         # In float64, so that the vector is the same in whatever order the pieces are summed.
         mean = self._vectors[rows].double().mean(0).float()
         return mean if len(rows) and mean.any() else None
+
+
+def _saved_words(saved: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The words and the number of neighbours of a table that was saved."""
+    words, neighbours = saved.get("words"), saved.get("neighbours")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("words is not a list of strings")
+    if type(neighbours) is not int or not 0 < neighbours < len(words):
+        raise ValueError(f"neighbours is {neighbours!r:.60} (expected fewer than the {len(words):,} words)")
+    return words, neighbours
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor], words: int, neighbours: int) -> None:
+    """Refuses the tensors of a table if they are not those of so many words."""
+    names = ("vectors", "searched", "nearest", "cosines")
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ValueError(f"there is no {missing[0]} in it (expected {', '.join(names)})")
+    vectors, searched, nearest, cosines = (tensors[name] for name in names)
+    rows = len(searched) if searched.dim() == 1 else -1
+    if vectors.dim() != 2 or len(vectors) < words or not vectors.is_floating_point():
+        raise ValueError(
+            f"vectors is {tuple(vectors.shape)}, {vectors.dtype} (expected one for each of {words:,} words)"
+        )
+    if not nearest.shape == cosines.shape == (rows, neighbours):
+        raise ValueError(f"nearest is {tuple(nearest.shape)} (expected {neighbours} for each of {rows:,} words)")
+    places = [("searched", searched, words), ("nearest", nearest, words)]
+    if "row_of_entry" in tensors:
+        places.append(("row_of_entry", tensors["row_of_entry"], len(vectors)))
+    for name, rows_of, most in places:
+        if rows_of.is_floating_point() or rows_of.dtype == torch.bool:
+            raise ValueError(f"{name} is of {rows_of.dtype} (expected integers)")
+        if rows_of.numel() and not (int(rows_of.min()) >= 0 and int(rows_of.max()) < most):
+            raise ValueError(f"{name} holds rows that are not among the {most:,}")
+    if not cosines.is_floating_point() or not cosines.isfinite().all():
+        raise ValueError("cosines holds numbers that are not finite")
 
 
 def whole_words(tokenizer: Any) -> dict[int, str]:

@@ -458,7 +458,7 @@ def test_runs_not_measured_alike_have_no_mean() -> None:
     [
         (None, [], "No such file"),
         ("{", [], "is not JSON"),
-        ("[]", [], "is no report of a run"),
+        ("[]", [], "holds a list"),
         (json.dumps(report_of("CVA", 0.8)), ["--split", "dev"], "has no scores on 'dev'"),
         (json.dumps(report_of("CVA", 0.8)), ["{path}"], "given more than once"),
     ],

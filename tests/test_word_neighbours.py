@@ -202,7 +202,7 @@ def test_a_folder_without_or_with_a_damaged_table_is_refused(tmp_path: Path) -> 
     small_table().save_pretrained(tmp_path)
     file = tmp_path / "word_neighbours.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"word_neighbours\.safetensors cannot be read"):
         WordNeighbours.from_pretrained(tmp_path)
 
 

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from modeling_ita.command_line import command
 from modeling_ita.whole_files import write_text, written_file
 
 from . import SAMPLE_POSTS
@@ -56,6 +58,7 @@ def write_corpus(folder: Path, corpus: dict[str, list[SamplePost]]) -> None:
             draw_post(post).save(part, **settings)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: make the files, or print the table of figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -70,4 +73,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -30,6 +33,9 @@ EXAMPLES = HERE / "examples"
 MODEL_FILE = "model.json"
 MAX_CHARACTERS = 5_000  # of a post, and of all that is said of its image
 MAX_FILE_SIZE = "20mb"
+MAX_DATA_URL = 28_000_000  # characters, what such a file has in base64
+MAX_WAITING = 64  # calls; whoever comes then is told that the page is busy
+NO_IMAGE = ""  # the path of an image that was sent and is none
 SAME_SCORE = 0.005  # scores are shown with two digits
 
 KIND_NAMES = {"object_tags": "Object tags", "captions": "Captions", "ocr": "Text in the image"}
@@ -107,8 +113,9 @@ def load(model: str, revision: str | None = None) -> Any:
     """
     try:
         pipe: Any = pipeline("token-classification", model=model, revision=revision, trust_remote_code=True)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"{model} cannot be loaded: {error}") from error
+    except Exception as error:  # a damaged checkpoint has its readers raise what they like
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{model} cannot be loaded: {in_one_line(error)}") from error
     if not hasattr(pipe.processor, "context_kinds"):
         raise ValueError(f"{model} takes no visual context: it has no context_kinds in a processor_config.json")
     if spaces is not None and pipe.processor.context_builder:
@@ -132,6 +139,30 @@ def check(post: str | None, said: Sequence[str] = ()) -> None:
     for name, length in (("The post", len(post)), ("The text about the image", sum(map(len, said)))):
         if length > MAX_CHARACTERS:
             raise Refused(f"{name} has {length:,} characters; this page takes up to {MAX_CHARACTERS:,}.")
+
+
+def readable(text: Any) -> str:
+    """A text of the page as a model, JSON and HTML can take it; nothing given is an empty one.
+
+    Surrogates that make a pair are joined; what is left of them, and control characters, become U+FFFD.
+
+    Raises:
+        Refused: it is no text.
+    """
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise Refused("This page takes text only.")
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", joined)
+
+
+def in_one_line(error: BaseException, most: int = 600) -> str:
+    """What an error says, for a terminal; of a quoted traceback, its last line."""
+    said = str(error)
+    quoted = re.findall(r"^[\w.]*Error: .*", said, re.MULTILINE) if "Traceback (most recent" in said else []
+    line = " ".join(readable(quoted[-1] if quoted else said).split())
+    return line if len(line) <= most else f"{line[:most]} …"
 
 
 def looks(pipe: Any) -> bool:
@@ -194,6 +225,8 @@ def label(
     """
     notice = ""
     seen: dict[str, Any] = {}
+    if image == NO_IMAGE:
+        image, notice = None, UNSEEN["unreadable"]
     if image is not None and looks(pipe):
         notice = why_unseen(pipe, image)
         seen = {} if notice else {"image": str(image)}
@@ -302,6 +335,23 @@ def type_colours(labels: Sequence[str]) -> dict[str, str]:
     return {name: TYPE_COLOURS.get(name) or spare[name] for name in types}
 
 
+def in_words_only(function: Function) -> Function:
+    """The function, of whose faults the page says that there was one, and the log, without the post, where."""
+
+    @wraps(function)
+    def guarded(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except gr.Error:
+            raise
+        except Exception as error:
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("a post was not labelled: %s\n%s", type(error).__name__, trace)
+            raise gr.Error("This could not be labelled: the page has a fault.", print_exception=False) from None
+
+    return guarded  # type: ignore[return-value]
+
+
 def image_file(**settings: Any) -> gr.Image:
     """An image component that hands on the uploaded file as it is, also if it is damaged.
 
@@ -311,7 +361,14 @@ def image_file(**settings: Any) -> gr.Image:
     decoded = image.preprocess
 
     def path_of(payload: Any) -> Any:
-        return payload.path if payload and payload.path else decoded(payload)
+        if payload and payload.path:
+            return payload.path
+        try:
+            if payload and len(payload.url or "") > MAX_DATA_URL:
+                return NO_IMAGE
+            return decoded(payload)
+        except Exception:  # a data: URL that holds no image, or no base64
+            return NO_IMAGE
 
     image.preprocess = path_of  # type: ignore[method-assign]  # a subclass would have Gradio write a stub beside it
     return image
@@ -349,8 +406,9 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
             },
         ]
 
-    def from_image(post: str, image: str | None, known: tuple[Any, Any], *said: str) -> list[Any]:
+    def from_image(post: Any, image: str | None, known: tuple[Any, Any], *said: Any) -> list[Any]:
         try:
+            post, said = readable(post), tuple(map(readable, said))
             check(post, said)
         except Refused as refusal:
             raise gr.Error(str(refusal), print_exception=False) from None
@@ -360,14 +418,15 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         said = tuple("\n".join((labelled.context or {}).get(kind, ())) for kind in kinds)
         return [*show(labelled), ((post, image if sees else None, said), labelled), *said]
 
-    def from_context(post: str, known: tuple[Any, Any], *said: str) -> list[Any]:
+    def from_context(post: Any, known: tuple[Any, Any], *said: Any) -> list[Any]:
         return from_seen(post, None, known, *said)
 
-    def from_seen(post: str, image: str | None, known: tuple[Any, Any], *said: str) -> list[Any]:
+    def from_seen(post: Any, image: str | None, known: tuple[Any, Any], *said: Any) -> list[Any]:
         try:
+            post, said = readable(post), tuple(map(readable, said))
             check(post, said)
         except Refused as refusal:  # told in its place, and not once for every key
-            return [None, None, f'<p class="notice">{refusal}</p>', None, (None, None)]
+            return [None, None, f'<p class="notice">{escape(str(refusal))}</p>', None, (None, None)]
         before, labelled = known
         now = (post, image, said)
         if now != before:  # boxes that an image filled have changed, too
@@ -378,7 +437,8 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         return [*show(labelled), (now, labelled)]
 
     def choose(chosen: gr.SelectData) -> list[str]:
-        row = examples[chosen.index]
+        number = chosen.index
+        row = examples[number if isinstance(number, int) and 0 <= number < len(examples) else 0]
         return [row["post"], row["image"], *[""] * len(written)]
 
     with gr.Blocks(title="Names in posts with a picture", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -430,9 +490,10 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         written = boxes if by_hand else []  # what was said of another image
         shown = [alone, together, changed, result, known]
         # One at a time: a tokenizer is not made for several threads.
+        page.queue(max_size=MAX_WAITING)
         one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         reading: dict[str, Any] = {
-            "fn": from_image,
+            "fn": in_words_only(from_image),
             "inputs": [post, image, known, *boxes],
             "outputs": [*shown, *boxes],
             "show_progress_on": [alone, together],
@@ -449,7 +510,7 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         edited = [box.blur if spaces else box.change for box in boxes]
         gr.on(
             [*edited, image.clear] if sees else edited,
-            from_seen if sees else from_context,
+            in_words_only(from_seen if sees else from_context),
             [post, image, known, *boxes] if sees else [post, known, *boxes],
             shown,
             trigger_mode="always_last",
@@ -521,8 +582,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         model, revision = (given.model, given.revision) if given.model else model_of()
         pipe = load(model, revision)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    except (OSError, ValueError, ImportError) as error:
+        parser.exit(2, f"error: {in_one_line(error)}\n")
     font = ["system-ui", "sans-serif"]
     build_page(pipe, model).launch(
         server_name=given.host,

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from hub_card.hub_names import check_repository, check_revision
 from hub_card.requirements import recipes, requirements, system_packages
+from modeling_ita.checkpoint_files import read_object
 from modeling_ita.markup import render
 from modeling_ita.whole_files import written_folder
 
@@ -69,7 +70,7 @@ def write_space(
         check_revision(revision)
     if processor_config is None:
         file = Path(model_id) / "processor_config.json" if is_local else _fetched(model_id, revision)
-        processor_config = json.loads(file.read_text(encoding="utf-8"))
+        processor_config = read_object(file)
     builder = processor_config.get("context_builder")
 
     with written_folder(folder, "Space", lambda there: (there / "model.json").is_file(), _OPTIONAL) as target:
