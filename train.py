@@ -53,7 +53,7 @@ from hub_card.report import format_table, gold_files, make_report, write_report
 from hub_card.report_page import write_page
 from hub_card.scores import score_views
 from modeling_ita.aligners import PROFILES
-from modeling_ita.command_line import command
+from modeling_ita.command_line import command, print_text
 from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator
 from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
@@ -537,10 +537,10 @@ def train_and_report(
         export_model(best, processor, output / "model", report, examples="here")
         training_figure(report, output / "report.png")
         write_page(report, evaluation.posts, output / "report.html", shown := list(evaluation.posts)[-1])
-        print(format_table(report, shown))
-        print("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
+        print_text(format_table(report, shown))
+        print_text("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
         if args.push_to_hub:
-            print(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo or None)))
+            print_text(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo or None)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report

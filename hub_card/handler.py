@@ -327,8 +327,10 @@ class EndpointHandler:
         """The context of every image, or why there is none; None where the model looks and names no aligners."""
         try:
             builder = self.pipe.context_builder
-        except ValueError:
-            if self._looks and self.pipe.processor.context_builder is None:
+        except ValueError as error:
+            if self.pipe.processor.context_builder is not None:  # it names a way, and not one that may be taken
+                raise _Refused(501, f'this model cannot read images: send a "context" instead ({error})') from None
+            if self._looks:
                 return [None] * len(images)
             raise _Refused(501, 'this model names no way to read images: send a "context" instead') from None
         examined = builder.align([builder.examine(image) for image in images])

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import reprlib
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from .plain_text import shown
 
 MAX_PATH = 4096  # characters
 
@@ -163,13 +164,3 @@ def read_recipe(recipe: Any) -> Recipe:
         if isinstance(model, str) and model and named:
             return Recipe(model, recipe.get("revision"), dict(settings))
     raise ValueError(f"an aligner is {{'model': name, 'revision': …, 'settings': {{…}}}}, got {shown(recipe)}")
-
-
-def shown(value: Any) -> str:
-    """A value for a message, as Python writes it, cut short: it may be of any size and nested to any depth."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
-    try:
-        return short.repr(value)
-    except (ValueError, RecursionError):  # an integer of more digits than Python writes
-        return f"a value of the type {type(value).__name__}"

@@ -16,10 +16,11 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from .aligner_settings import REVISION, Recipe, check_names, check_settings, read_recipe, shown
+from .aligner_settings import REVISION, Recipe, check_names, check_settings, read_recipe
 from .captioner import Captioner, PretrainedAligner
 from .object_tagger import ObjectTagger
 from .ocr import EasyOcr, Florence2Ocr, OcrEngine, PpOcr, RapidOcr, Tesseract, checkpoint_ocr
+from .plain_text import shown
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
+from .plain_text import shown
+
 MAX_NAME = 60  # characters
 MAX_LABEL = 100
 
@@ -23,9 +25,8 @@ def check_name(what: str, name: Any) -> str:
         ValueError: it is no string, is empty or longer than `MAX_NAME` characters, or holds something else.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name[0] == "." or not all(map(_fits, name)):
-        shown = f"{name!r:.80}"
         raise ValueError(
-            f"{shown} cannot be the name of {what} (expected 1 to {MAX_NAME} letters, digits, '_', '-' and '.', "
+            f"{shown(name)} cannot be the name of {what} (expected 1 to {MAX_NAME} letters, digits, '_', '-' and '.', "
             "no '.' in front)"
         )
     return name
@@ -44,7 +45,7 @@ def check_label(what: str, label: Any) -> str:
     """
     if not isinstance(label, str) or not 0 < len(label.strip()) <= len(label) <= MAX_LABEL or not _is_shown(label):
         raise ValueError(
-            f"{label!r:.80} cannot be the label of {what} (expected words on one line, at most {MAX_LABEL} "
+            f"{shown(label)} cannot be the label of {what} (expected words on one line, at most {MAX_LABEL} "
             "characters, none of them a control character)"
         )
     return label

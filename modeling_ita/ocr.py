@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import math
 import os
 import re
@@ -32,6 +33,8 @@ from .plain_text import one_line
 
 MAX_RATIO = 8
 MAX_LINES = 100  # that RapidOCR reads of an image, at 25 ms each on one core: more would not fit behind a post
+
+logger = logging.getLogger(__name__)
 
 
 class TextLine(NamedTuple):
@@ -191,18 +194,20 @@ class RapidOcr(OcrEngine):
 
     def _load(self) -> Any:
         self._import("onnxruntime")
-        return self._import("rapidocr").RapidOCR(
+        engine = self._import("rapidocr").RapidOCR(
             params={
                 "Global.log_level": "critical",
                 "Global.text_score": 0.0,
                 "Global.max_side_len": self.max_side,
                 "Det.limit_type": "min",
                 "Det.limit_side_len": self.min_side,
-                "Det.max_candidates": MAX_LINES,
                 "EngineConfig.onnxruntime.intra_op_num_threads": self.threads or torch.get_num_threads(),
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }
         )
+        detect = engine.detect_and_crop
+        engine.detect_and_crop = lambda image, record: _largest(*detect(image, record))
+        return engine
 
     def _find(self, image: Image.Image) -> list[TextLine]:
         if max(image.size) > self.max_side:
@@ -212,6 +217,18 @@ class RapidOcr(OcrEngine):
         if not found.txts:
             return []
         return [TextLine.between(*line) for line in zip(found.txts, found.scores, found.boxes, strict=True)]
+
+
+def _largest(pieces: list[Any], found: Any) -> tuple[list[Any], Any]:
+    """What RapidOCR's detector found, `MAX_LINES` lines of it at most."""
+    if len(pieces) > MAX_LINES:
+        logger.warning("an image has %s lines of text: the %s largest are read", f"{len(pieces):,}", MAX_LINES)
+        by_size = sorted(range(len(pieces)), key=lambda n: -pieces[n].shape[0] * pieces[n].shape[1])
+        kept = sorted(by_size[:MAX_LINES])
+        pieces = [pieces[n] for n in kept]
+        found.boxes = found.boxes[kept]
+        found.scores = [found.scores[n] for n in kept]
+    return pieces, found
 
 
 class EasyOcr(OcrEngine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 
@@ -20,3 +21,13 @@ def one_line(value: Any, most: int = 1000) -> str:
     """A value as one line of plain text: white space folded, and cut at so many characters."""
     line = " ".join(plain_text(value).split())
     return line if len(line) <= most else f"{line[: most - 2]} …"
+
+
+def shown(value: Any) -> str:
+    """A value for a message, as Python writes it, cut short: it may be of any size and nested to any depth."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
+    try:
+        return short.repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        return f"a value of the type {type(value).__name__}"

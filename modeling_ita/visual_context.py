@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from .aligner_settings import Recipe, check_settings, integer, read_recipe, shown
+from .aligner_settings import Recipe, check_settings, integer, read_recipe
 from .aligners import CAPTIONS, OBJECT_TAGS, OCR, Aligner, Scored, make_aligner, naming, saved_aligner, scored_strings
 from .image_file import (
     MAX_PIXELS,
@@ -33,6 +32,7 @@ from .image_file import (
     read_image_file,
 )
 from .names import check_name
+from .plain_text import shown
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
 NOT_ALIGNERS = ("store", "device", "max_pixels")  # what else a `VisualContextBuilder` takes
 MAX_ALIGNERS = 20  # that a checkpoint may name
 BUILDER_RULES = {"max_pixels": integer(1, 200_000_000)}
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class VisualContext:
             check_kind(kind)
             if not isinstance(origin, Mapping):
                 raise ValueError(
-                    f"the provenance of {kind!r} must be a dictionary such as {{'model': …}}, got {_shown(origin)}"
+                    f"the provenance of {kind!r} must be a dictionary such as {{'model': …}}, got {shown(origin)}"
                 )
         object.__setattr__(self, "provenance", {kind: dict(origin) for kind, origin in self.provenance.items()})
 
@@ -114,7 +112,7 @@ class VisualContext:
         if hasattr(row, "to_dict"):
             row = row.to_dict()
         if not isinstance(row, Mapping):
-            raise ValueError(f'a visual context is a dictionary such as {{"captions": ["a dog"]}}, got {_shown(row)}')
+            raise ValueError(f'a visual context is a dictionary such as {{"captions": ["a dog"]}}, got {shown(row)}')
         provenance: dict[str, dict[str, Any]] = {}
         for key in ("source", "provenance"):
             origins = row.get(key) or {}
@@ -122,7 +120,7 @@ class VisualContext:
                 origins = _json_values(origins)
             if not isinstance(origins, Mapping):
                 raise ValueError(
-                    f"{key!r} must be a dictionary by kind such as {{'captions': 'BLIP-2'}}, got {_shown(origins)}"
+                    f"{key!r} must be a dictionary by kind such as {{'captions': 'BLIP-2'}}, got {shown(origins)}"
                 )
             for kind, origin in origins.items():
                 if origin is not None:
@@ -156,23 +154,15 @@ def _json_values(provenance: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    """A value as a message shows it, however large or deep; a number of thousands of digits has no text."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:
-        return f"of type {type(value).__name__}"
-
-
 def _clean(kind: Any, strings: Any) -> list[str]:
     check_kind(kind)
     if isinstance(strings, str):
-        raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{_shown(strings)}]")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, got one string: write [{shown(strings)}]")
     if not isinstance(strings, (list, tuple)):
-        raise ValueError(f"the kind {kind!r} must be a list of strings, got {_shown(strings)}")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, got {shown(strings)}")
     wrong = [string for string in strings if not isinstance(string, str)]
     if wrong:
-        raise ValueError(f"the kind {kind!r} must be a list of strings, one of them is {_shown(wrong[0])}")
+        raise ValueError(f"the kind {kind!r} must be a list of strings, one of them is {shown(wrong[0])}")
     return [text for text in (" ".join(string.split()) for string in strings) if text]
 
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 from dataset_scripts.build_visual_context import BuildArguments, recipes
 from modeling_ita import AttributeTagger, Captioner, ItaPipeline, ItaProcessor, ObjectTagger, VisualContextBuilder
-from modeling_ita.aligner_settings import read_recipe, shown
+from modeling_ita.aligner_settings import read_recipe
 from modeling_ita.aligners import make_aligner
 from modeling_ita.ocr import EasyOcr, Florence2Ocr, PpOcr, RapidOcr, Tesseract
+from modeling_ita.plain_text import shown
 from modeling_ita.visual_context import check_recipes
 
 COMMIT = "c0ffee0123" * 4

@@ -18,6 +18,7 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForObjectDetection
 
+from modeling_ita import ocr
 from modeling_ita.aligners import OCR_NAMES, ocr_by_name
 from modeling_ita.ocr import (
     PP_OCR_DETECTOR,
@@ -72,6 +73,16 @@ def test_reading_order() -> None:
     assert reading_order([]) == []
 
 
+def test_of_too_many_lines_the_largest_are_read(
+    rapidocr: RapidOcr, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = drawn((10, 5, "MENU"), (10, 50, "SOUP"), (10, 95, "CAKE"), (10, 140, "RESTAURANT"))
+    assert [text for text, _ in rapidocr([page])[0]] == ["MENU", "SOUP", "CAKE", "RESTAURANT"]
+    monkeypatch.setattr(ocr, "MAX_LINES", 1)
+    assert [text for text, _ in rapidocr([page])[0]] == ["RESTAURANT"]
+    assert "an image has 4 lines of text: the 1 largest are read" in caplog.text
+
+
 def test_strings_in_order() -> None:
     lines = [line("low", 0, 90, score=0.2), line(" last ", 0, 60), line("first", 0, 0), line("  ", 0, 30)]
     assert strings_in_order([*lines, line("none", 0, 0, score=float("nan"))], 0.5) == [("first", 0.9), ("last", 0.9)]
@@ -123,6 +134,9 @@ class TestRapidOcr:
         class Engine:
             def __init__(self, params: dict[str, Any]) -> None:
                 made.append(params)
+
+            def detect_and_crop(self, image: Any, record: Any) -> Any:
+                raise NotImplementedError
 
             def __call__(self, image: Image.Image) -> Any:
                 return types.SimpleNamespace(txts=None)

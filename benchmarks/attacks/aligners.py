@@ -309,7 +309,12 @@ class Engines:
 
     def _rapidocr(self, params: dict[str, Any]) -> Callable[..., Any]:
         self.params.append(params)
-        return lambda image: types.SimpleNamespace(txts=None)
+
+        def read(image: Any) -> Any:
+            return types.SimpleNamespace(txts=None)
+
+        read.detect_and_crop = None  # type: ignore[attr-defined]
+        return read
 
 
 def _is(low: float, high: float, *kinds: type) -> Callable[[Any], bool]:
