@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -71,7 +72,8 @@ def read_word_vectors(path: str | Path, wanted: Collection[str] = (), max_words:
     words: dict[str, None] = {}
     vectors = bytearray()
     with _open(path) as file:
-        size, rows = _rows(file, path)
+        with _gzip_named(path):
+            size, rows = _rows(file, path)
         for row in _whole(rows, path):
             taken["read"] += 1
             try:
@@ -97,8 +99,14 @@ def read_word_vectors(path: str | Path, wanted: Collection[str] = (), max_words:
 
 
 def _whole(rows: Iterator[Row], path: Path) -> Iterator[Row]:
-    try:
+    with _gzip_named(path):
         yield from rows
+
+
+@contextmanager
+def _gzip_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is no whole gzip file ({error}): get it again") from error
 
@@ -122,7 +130,7 @@ def _rows(file: BinaryIO, path: Path) -> tuple[int, Iterator[Row]]:
         raise ValueError(f"{path}, line 1: it is empty (expected the numbers of words and dimensions, or a word)")
     if len(head) == 2 and all(number.isdigit() for number in head):
         count, size = (int(number) if len(number) <= 12 else 10**12 for number in head)
-        if not count or not 0 < size <= MOST_NUMBERS:
+        if not 0 < count < 10**12 or not 0 < size <= MOST_NUMBERS:
             raise ValueError(
                 f"{path}, line 1: it promises {count:,} words of {size:,} numbers "
                 f"(expected 1 or more, of at most {MOST_NUMBERS:,})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -192,3 +193,33 @@ def test_command_line_says_what_is_wrong(
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"9" * 5_000 + b" 3\nthe 1 2 3\n", "line 1"),
+        (b"1 " + b"9" * 5_000 + b"\n", "line 1"),
+        (b"3 999999999\nthe 1 2 3\n", "999,999,999 numbers"),
+        (b"-1 3\nthe 1 2 3\n", "line 1"),
+        (b"the 1 2\nof 1 nan\n", "line 2"),
+        (b"the 1 2\nof 1 1e99\n", "line 2"),
+        (b"the 1 2\n" + b"x" * 2**21 + b" 1 2\n", "line 2"),
+        (b"\x00" * 100, "line 1"),
+        (b"\x1f\x8b" + b"\x00" * 30, "gzip"),
+        (b"PK\x03\x04rest", "zip archive"),
+    ],
+)
+def test_damaged_vectors_are_refused_by_their_place(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "vectors").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_word_vectors(tmp_path / "vectors")
+    assert str(tmp_path / "vectors") in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_fasttext_header_that_promises_too_much_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    pytest.importorskip("gensim.models.fasttext")
+    header = struct.pack("<14i d 3i 2q", 793712314, 12, 300, *[5] * 7, 2**30, 3, 6, 100, 1e-4, 2**30, 2**30, 0, 9, 0)
+    (tmp_path / "model.bin").write_bytes(header + bytes(100))
+    with pytest.raises(ValueError, match="no whole fastText model: it promises"):
+        read_word_vectors(tmp_path / "model.bin")

@@ -539,6 +539,31 @@ def test_the_page_has_messages_for_bad_input(address: str) -> None:
     assert "names no way to read images" in changed
 
 
+def test_what_is_no_text_and_no_image_is_answered_in_words(address: str) -> None:
+    for post in ("Obama \ud83d in Paris", "Obama \x00 in Paris"):
+        event, answer = call(address, "label", [post, None, None, None, None])
+        assert event == "complete" and answer[3]["text"] == "Obama \ufffd in Paris"
+    for url in ("data:image/png;base64,!!!", "data:image/png;base64,iVBORw0KGgo=", "data:,"):
+        event, answer = call(address, "label", [POST, {"url": url}, "", None, ""])
+        assert event == "complete" and "cannot be read" in answer[2] and answer[3]["alone"]
+
+
+def test_a_fault_is_told_without_the_post(caplog: pytest.LogCaptureFixture) -> None:
+    def faulty(post: str) -> None:
+        raise KeyError(post)
+
+    with pytest.raises(app.gr.Error, match="the page has a fault") as told:
+        app.in_words_only(faulty)("my secret")
+    assert "my secret" not in str(told.value) + caplog.text and "KeyError" in caplog.text
+
+
+def test_of_a_quoted_traceback_the_last_line_is_told() -> None:
+    quoted = (
+        "Could not load:\n\nTraceback (most recent call last):\n  File x\nValueError: a/config.json is\x1b no JSON\n"
+    )
+    assert app.in_one_line(ValueError(quoted)) == "ValueError: a/config.json is\ufffd no JSON"
+
+
 def test_nothing_is_fetched_from_elsewhere(address: str) -> None:
     for place in ("", "theme.css"):
         with urllib.request.urlopen(f"{address}/{place}") as answer:
