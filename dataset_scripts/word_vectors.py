@@ -257,7 +257,8 @@ def _check_fasttext(path: Path) -> None:
 def _vector(row: Row, path: Path) -> np.ndarray:
     if isinstance(row.numbers, list):
         try:
-            vector = np.array([float(number) for number in row.numbers], np.float32)
+            with np.errstate(over="ignore"):  # refused below
+                vector = np.array([float(number) for number in row.numbers], np.float32)
         except ValueError as error:
             raise ValueError(f"{path}, {row.place}: {error} (expected a word and its numbers)") from error
     elif isinstance(row.numbers, bytes):
