@@ -60,7 +60,6 @@ from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
 from modeling_ita.processing_mgcmt import MgcmtProcessor
-from modeling_ita.training_checkpoints import Checkpoints, on_main_process, restore_best, written_model
 from modeling_ita.visual_context import OBJECT_TAGS, VisualContext
 from modeling_ita.whole_files import claimed_folder
 from modeling_ita.word_neighbours import WordNeighbours
@@ -74,6 +73,7 @@ from train_arguments import (
     parse_arguments,
     write_settings,
 )
+from train_checkpoints import Checkpoints, on_main_process, restore_best, written_model
 
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
 RECORD = "training_args.json"

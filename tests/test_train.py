@@ -234,7 +234,7 @@ def test_stopped_in_every_phase_a_run_goes_on_to_the_same_report(
     assert (parts / "best").is_dir() and not (parts / "checkpoints").exists()
     stopped_at("accelerate:Accelerator.save_state", 2, True)
     assert [path.name for path in (parts / "checkpoints").iterdir()] == ["checkpoint_0"]
-    stopped_at("modeling_ita.training_checkpoints:Checkpoints._remove_old", 1, False)
+    stopped_at("train_checkpoints:Checkpoints._remove_old", 1, False)
     stopped_at("train.write_report", 1, True)
     stopped_at("hub_card.export._write", 1, True)
     assert not (parts / "model").exists()

@@ -50,7 +50,7 @@ from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, V
 
 SECONDS = 5.0  # for one way of one case
 CANARY = "canary_of_the_attack"  # a module that leaves a file where it is imported
-HOSTILE_FILES = ("/tmp/attack_of_a_checkpoint", "C:\\attack")
+HOSTILE_FILES = ("/var/attack_of_a_checkpoint", "C:\\attack")
 KINDS = ("object_tags", "captions", "ocr", "knowledge")
 VALID: list[tuple[str, dict[str, Any]]] = [
     (

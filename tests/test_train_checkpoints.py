@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from modeling_ita.training_checkpoints import Checkpoints, restore_best
+from train_checkpoints import Checkpoints, restore_best
 
 
 class State:

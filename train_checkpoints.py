@@ -24,9 +24,9 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, load
 from safetensors import safe_open
 
-from .command_line import MISUSE
-from .plain_text import one_line
-from .whole_files import remove_if_dead, working_folder, written_folder
+from modeling_ita.command_line import MISUSE
+from modeling_ita.plain_text import one_line
+from modeling_ita.whole_files import remove_if_dead, working_folder, written_folder
 
 MANIFEST = "manifest.json"
 BEST = "best"
