@@ -18,6 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .entity_decoding import NOT_FINITE, NotFiniteError
 from .image_file import ImageSource, UnreadableImage, open_image
+from .plain_text import shown
 from .visual_context import ContextStore, VisualContext, VisualContextBuilder
 from .word_emissions import IMAGES_AT_ONCE, attention_of, decoding_batches, word_emissions
 
@@ -156,7 +157,8 @@ class ItaPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if aggregation_strategy is not None and aggregation_strategy not in _STRATEGIES:
             raise ValueError(
-                f"unknown aggregation_strategy {aggregation_strategy!r} (expected one of {', '.join(_STRATEGIES)})"
+                f"unknown aggregation_strategy {shown(aggregation_strategy)} "
+                f"(expected one of {', '.join(_STRATEGIES)})"
             )
         if min_score is not None and not 0 <= min_score <= 1:
             raise ValueError(f"min_score is {min_score} (expected a probability)")

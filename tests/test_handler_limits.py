@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import itertools
 import json
 from io import BytesIO
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attacks import attack
 from PIL import Image
 
 from hub_card import handler as handler_module
@@ -199,11 +199,14 @@ def test_numbers_that_are_none_cost_their_input_only(handler: EndpointHandler, t
 
 
 def test_a_stream_of_hostile_requests(handler: EndpointHandler, tmp_path: Path) -> None:
-    file = Path(__file__).parents[1] / "benchmarks" / "attacks" / "hostile_requests.py"
-    spec = importlib.util.spec_from_file_location("hostile_requests", file)
-    assert spec is not None and spec.loader is not None
-    attacks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(attacks)
+    attacks = attack("hostile_requests")
     statuses, failures = attacks.attack(handler, 150, 1, attacks.image_files(tmp_path))
     assert failures == []
     assert statuses[200] > 50 and statuses[400] > 50
+
+
+def test_a_stream_of_hostile_inputs_to_the_pipeline_itself(handler: EndpointHandler, tmp_path: Path) -> None:
+    attacks = attack("hostile_inputs")
+    ended, failures = attacks.attack(handler.pipe, 150, 1, attacks.image_files(tmp_path), tmp_path)
+    assert failures == []
+    assert ended["answered"] > 30 and ended["ValueError"] > 10 and ended["TypeError"] > 10
