@@ -116,16 +116,17 @@ def main() -> int:
         again = quickstart(file, place / "whole")  # with nothing left to train: what every run takes at the least
         idle = min(again.seconds, whole.seconds)
         print(f"uninterrupted: {whole.seconds:.0f} s, again {again.seconds:.0f} s, {expected}", flush=True)
-        work, times = (whole.seconds - idle) / args.moments, 0
+        work, times, is_done = (whole.seconds - idle) / args.moments, 0, False
         while times < args.moments:
             # Half of them early enough to hit what a run begins with, half late enough to get somewhere.
             late = idle / 2 + 2 * work * chance.uniform(0.7, 1.3)
-            ended = quickstart(file, place / "parts", late if times % 2 else idle * chance.uniform(0.1, 1.0))
+            is_late = times % 2 and not is_done
+            ended = quickstart(file, place / "parts", late if is_late else idle * chance.uniform(0.1, 1.0))
             if not ended.interrupted and ended.status != 0:
                 print(f"ended with status {ended.status}:\n{ended.said[-3000:]}")
                 return 1
             if not ended.interrupted:
-                idle = min(idle, ended.seconds)
+                idle, is_done = min(idle, ended.seconds), True
                 print(f"at its end after {ended.seconds:.1f} s: once more", flush=True)
                 continue
             times += 1
