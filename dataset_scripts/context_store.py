@@ -318,17 +318,17 @@ class _Table:
         if tables:
             rows = pa.concat_tables(tables)
             place = {key: row for row, key in enumerate(rows["image_sha256"].to_pylist())}
-            gone.discard(self._write(rows.take(sorted(place.values()))))
+            gone.discard(self._write(rows.take(sorted(place.values())), durable=True))  # before the others go
         for shard in gone:
             (self.folder / shard).unlink(missing_ok=True)
             self._forget(shard)
 
-    def _write(self, table: pa.Table) -> str:
+    def _write(self, table: pa.Table, durable: bool = False) -> str:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)  # for those who read it alone
         content = buffer.getvalue()
         shard = f"{table.num_rows:06d}-{_digest(content)}.parquet"
-        with written_file(self.folder / shard, durable=False) as part, part.open("wb") as file:
+        with written_file(self.folder / shard, durable) as part, part.open("wb") as file:
             file.write(content)
         self._own.add(shard)
         self._index(shard, table)
