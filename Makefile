@@ -45,7 +45,7 @@ $(OUTPUT)/model/config.json:
 	$(MAKE) quickstart
 
 demo-hub: $(INSTALLED) $(OUTPUT)/model/config.json  ## push the model to a Hub on this machine, load it as a stranger
-	HF_HUB_OFFLINE=1 $(BIN)/python tests/demo_hub.py $(OUTPUT)/model
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/support/demo_hub.py $(OUTPUT)/model
 
 test: $(INSTALLED)  ## the whole suite, offline, on two cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -5,7 +5,7 @@
     python train.py benchmarks/twitter2017.yaml --seed 2 --output_dir outputs/seed2
     accelerate launch --num_processes 2 train.py --output_dir outputs/sample
 
-Reads top to bottom: the loop, the systems, the whole run. The flags are in `train_arguments.py`.
+Reads top to bottom: the loop, the systems, the whole run. The flags are in `modeling_ita/training_arguments.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -28,56 +27,45 @@ from accelerate.utils import (
     send_to_device,
     set_seed,
 )
-from PIL import Image
 from tqdm.auto import tqdm
 from transformers import (
-    AutoImageProcessor,
     AutoModelForTokenClassification,
-    AutoTokenizer,
-    ConvNextImageProcessorPil,
-    ResNetConfig,
     get_scheduler,
 )
 from transformers.utils import logging as transformers_logging
 
-from dataset_scripts.context_files import named_aligners, recorded_aligners
-from dataset_scripts.examples import Example, epoch_batches, read_examples
+from dataset_scripts.corpus.examples import epoch_batches, read_examples
 from dataset_scripts.mner import MnerDataset
-from dataset_scripts.packaged_encoder import encoder_folder
-from hub_card.evaluate_model import evaluate_model, visuals_of_view
-from hub_card.export import export_model
-from hub_card.figures import training_figure
-from hub_card.prediction import Visual, looks, predict_tags, read_images
-from hub_card.push import open_repository, push_model, push_text
-from hub_card.report import format_table, gold_files, make_report, write_report
-from hub_card.report_page import write_page
-from hub_card.scores import score_views
+from hub_card.hub.exported_folder import export_model
+from hub_card.hub.push import open_repository, push_model, push_text
+from hub_card.predictions.evaluate_model import evaluate_model, visuals_of_view
+from hub_card.predictions.prediction import Visual, predict_tags, read_images
+from hub_card.report.report import format_table, gold_files, make_report, write_report
+from hub_card.report.report_page import write_page
+from hub_card.report.training_figure import training_figure
+from hub_card.scores.scores import score_views
 from modeling_ita.aligners import PROFILES
 from modeling_ita.command_line import command, print_text
-from modeling_ita.configuration_ita import TagScheme
-from modeling_ita.data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator
-from modeling_ita.modeling_ita import EntityTagger, ItaForTokenClassification
+from modeling_ita.data_collator import Example, MnerDataCollator
+from modeling_ita.entity_tagger import EntityTagger
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
-from modeling_ita.processing_ita import ItaProcessor, WordwiseProcessor
-from modeling_ita.processing_mgcmt import MgcmtProcessor
-from modeling_ita.visual_context import OBJECT_TAGS, VisualContext
-from modeling_ita.whole_files import claimed_folder
-from modeling_ita.word_neighbours import WordNeighbours
-from train_arguments import (
-    FROM_SCRATCH,
+from modeling_ita.new_model import build_ita, build_mgcmt
+from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.training_arguments import (
     Arguments,
-    ItaArguments,
     MgcmtArguments,
     check_settings,
     defaults,
     parse_arguments,
     write_settings,
 )
-from train_checkpoints import Checkpoints, on_main_process, restore_best, written_model
+from modeling_ita.training_checkpoints import Checkpoints, on_main_process, restore_best, written_model
+from modeling_ita.visual_context import named_aligners, recorded_aligners
+from modeling_ita.whole_files import claimed_folder
+from modeling_ita.wordwise_processor import WordwiseProcessor
 
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
 RECORD = "training_args.json"
-PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -279,112 +267,6 @@ class Trainer:
 # --- the whole run ---------------------------------------------------------------------------------------------------
 
 
-Built = tuple[EntityTagger, WordwiseProcessor, MnerDataCollator]
-
-
-def build_ita(
-    args: ItaArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
-) -> Built:
-    """ITA on its pretrained encoder."""
-    folder = encoder_folder(args.encoder)
-    weights = {
-        name: getattr(args, name)
-        for name in ("text_loss_weight", "cross_loss_weight", "cva_loss_weight", "cva_temperature")
-        if getattr(args, name) is not None
-    }
-    if not args.cva:
-        weights["cva_loss_weight"] = 0.0
-    model = ItaForTokenClassification.from_text_encoder(
-        folder,
-        scheme.labels,
-        constraints=args.constraints,
-        word_dropout=args.word_dropout,
-        loss_preset=args.loss_preset,
-        **weights,
-    )
-    processor = ItaProcessor(
-        AutoTokenizer.from_pretrained(folder),
-        context_kinds=args.context_kinds,
-        max_length=args.max_length,
-        max_context_length=args.max_context_length,
-        context_builder={kind: aligner for kind, aligner in aligners.items() if kind in args.context_kinds} or None,
-    )
-    return model, processor, ItaDataCollator(processor, PROCESSOR_VIEWS[args.views])
-
-
-def build_mgcmt(
-    args: MgcmtArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
-) -> Built:
-    """MGCMT on its pretrained encoders; it knows the classes of objects that the training contexts name."""
-    folder = encoder_folder(args.encoder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    table = None if args.word_neighbours is None else WordNeighbours.from_pretrained(args.word_neighbours, tokenizer)
-    images: Any = ConvNextImageProcessorPil(size={"shortest_edge": 112})  # 7 × 7 regions of the small ResNet
-    vision: Any = None
-    if args.sees_regions and args.vision_encoder == FROM_SCRATCH:
-        vision = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
-    elif args.sees_regions:
-        vision = args.vision_encoder
-        try:
-            images = AutoImageProcessor.from_pretrained(vision, backend="pil")
-        except OSError as error:
-            way_out = (
-                f"--vision_encoder {FROM_SCRATCH} --train_vision true and --visual_fusion objects need no download"
-            )
-            raise ValueError(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
-    contexts = [example.context for example in splits["train"]] if args.sees_objects else []
-    classes = object_classes(contexts)
-    size: Any = {} if table is None else {"augmentation_size": table.size}
-    model = MgcmtForTokenClassification.from_encoders(
-        folder,
-        scheme.labels,
-        vision,
-        constraints=args.constraints,
-        visual_fusion=args.visual_fusion,
-        aug_fusion=args.aug_fusion,
-        num_object_classes=len(classes) + 1,
-        train_vision=args.train_vision,
-        hidden_dropout=args.hidden_dropout,
-        fusion_dropout=args.fusion_dropout,
-        aux_loss_weight=args.aux_loss_weight,
-        **size,
-    )
-    if table is None and args.aug_fusion != "none":
-        embeddings: Any = model.get_input_embeddings()
-        table = WordNeighbours.from_encoder(tokenizer, embeddings.weight)
-    if table is not None:  # the neighbours of the corpus' words are searched for once, and travel with the table
-        table.search([word for examples in splits.values() for example in examples for word in example.words])
-    processor = MgcmtProcessor(
-        tokenizer,
-        images,
-        classes,
-        num_objects=args.num_objects,
-        word_neighbours=table,
-        augmentation="vectors" if args.aug_fusion == "attention" else "mean",
-        max_length=args.max_length,
-        context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if classes and OBJECT_TAGS in aligners else None,
-    )
-    processor.check_model(model.config)
-    if looks(model):
-        pixels = images(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            model.config.num_regions = model.eval().region_features(pixels).shape[1]
-    return model, processor, MgcmtDataCollator(processor)
-
-
-def object_classes(contexts: Sequence[VisualContext]) -> list[str]:
-    """The classes of objects in contexts, the most frequent first; a tagger's attributes ("red car") are left out."""
-    tagger = recorded_aligners(contexts).get(OBJECT_TAGS, {}).get("settings") or {}
-    attributes = ((tagger.get("attributes") or {}).get("settings") or {}).get("attributes") or ()
-    classes: Counter[str] = Counter()
-    for tag in (tag for context in contexts for tag in context.object_tags):
-        words = tag.lower().split()
-        while len(words) > 1 and words[0] in attributes:
-            words = words[1:]
-        classes[" ".join(words)] += 1
-    return [name for name, _ in classes.most_common()]
-
-
 def with_tensors(
     model: MgcmtForTokenClassification, processor: Any, splits: dict[str, list[Example]], batch_size: int, show: bool
 ) -> dict[str, list[Example]]:
@@ -493,7 +375,7 @@ def train_and_report(
         error.add_note(f"--encoder is {model_arguments.encoder}")
         raise
     set_seed(args.seed, device_specific=True)  # … and drops out others
-    if looks(model):
+    if model.sees_images:
         model.to(accelerator.device)
         splits = with_tensors(model, processor, splits, args.eval_batch_size, accelerator.is_main_process)
     trainer = Trainer(accelerator, model, processor, collate, splits, arguments, checkpoints)

@@ -33,8 +33,8 @@ sys.path.sort(key=str(Path(__file__).parent).__eq__)  # its own folder last: the
 
 from dataset_scripts.sample_posts import SAMPLE_POSTS
 from dataset_scripts.sample_posts.corpus import TYPES, SamplePost, read_posts
-from hub_card.onnx_export import export_onnx
-from hub_card.onnx_model import OnnxItaForTokenClassification
+from hub_card.onnx.onnx_export import export_onnx
+from hub_card.onnx.onnx_model import OnnxItaForTokenClassification
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, TagScheme
 
 BAR = 0.5  # points of F1

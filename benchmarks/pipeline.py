@@ -33,11 +33,11 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it also runs where the project is not installed
 
-from dataset_scripts.packaged_encoder import MINILM, encoder_folder
 from dataset_scripts.sample_posts import SAMPLE_POSTS
 from dataset_scripts.sample_posts.corpus import read_posts
-from hub_card.export import export_model
+from hub_card.hub.exported_folder import export_model
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, TagScheme
+from modeling_ita.packaged_encoder import MINILM, encoder_folder
 from modeling_ita.pipeline_ita import LOOK_AHEAD
 
 BAR = 0.85

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 from transformers import AutoTokenizer
 
-from dataset_scripts.packaged_encoder import MINILM, encoder_folder
-from modeling_ita.configuration_ita import TagScheme
 from modeling_ita.modeling_ita import ItaForTokenClassification
+from modeling_ita.packaged_encoder import MINILM, encoder_folder
 from modeling_ita.processing_ita import ItaProcessor
+from modeling_ita.tag_scheme import TagScheme
 
 BAR = 1.15
 

@@ -47,12 +47,12 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it also runs where the project is not installed
 
-from dataset_scripts.align_images import align_images
-from dataset_scripts.context_store import ContextStore
-from dataset_scripts.image_sources import file_images
+from dataset_scripts.contexts.align_images import align_images
+from dataset_scripts.contexts.context_store import ContextStore
+from dataset_scripts.contexts.image_sources import file_images
 from modeling_ita import Captioner, VisualContextBuilder
+from modeling_ita.context_builder import Alignment
 from modeling_ita.image_file import open_image
-from modeling_ita.visual_context import Alignment
 
 ROOT = Path(__file__).parents[1]
 BARS = {"look-ups": 20_000, "memory": 32, "tiny": 0.95, "mid-size": 0.95, "processes": 1.7}
@@ -180,9 +180,9 @@ OCR_WORKER = """
 import sys, time, torch
 torch.set_num_threads(1)
 from accelerate import PartialState
-from dataset_scripts.align_images import align_images
-from dataset_scripts.context_store import ContextStore
-from dataset_scripts.image_sources import file_images
+from dataset_scripts.contexts.align_images import align_images
+from dataset_scripts.contexts.context_store import ContextStore
+from dataset_scripts.contexts.image_sources import file_images
 from modeling_ita import VisualContextBuilder
 process = PartialState(cpu=True)
 images, store, warm = sys.argv[1:]

@@ -20,14 +20,14 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from dataset_scripts.audit_corpus import SEVERITIES, Corpus, read_corpus
-from dataset_scripts.audit_images import image_findings
-from dataset_scripts.audit_text import text_findings
-from dataset_scripts.mner import IMAGE_STATES, MnerConfig, MnerDataset, file_sha256
+from dataset_scripts.audits.audit_corpus import SEVERITIES, Corpus, read_corpus
+from dataset_scripts.audits.audit_images import image_findings
+from dataset_scripts.audits.audit_text import text_findings
+from dataset_scripts.corpus.corpus_config import CONFIGS, MnerConfig, file_sha256
+from dataset_scripts.corpus.corpus_images import IMAGE_STATES
 from modeling_ita.command_line import command, print_text
 from modeling_ita.whole_files import write_text
 
-CONFIGS = {config.name: config for config in MnerDataset.BUILDER_CONFIGS}
 EXAMPLE_KEYS = ("file", "line", "row", "places")
 
 

@@ -17,11 +17,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,41 +29,28 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
-from huggingface_hub import DatasetCard
-from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from dataset_scripts.align_images import Record, align_images
-from dataset_scripts.context_files import check_suffix, context_dataset, join_contexts, read_contexts, write_contexts
-from dataset_scripts.context_preview import Card, write_preview
-from dataset_scripts.context_store import ContextStore
-from dataset_scripts.dataset_card import CARD_TABLE, aligner_table
-from dataset_scripts.image_sources import ImageSet, corpus_images, dataset_images, file_images
-from dataset_scripts.placeholders import COPIES, placeholder_groups
+from dataset_scripts.contexts.align_images import align_images
+from dataset_scripts.contexts.build_report import STATES, _card, _known, report_text, summary
+from dataset_scripts.contexts.context_preview import write_preview
+from dataset_scripts.contexts.context_store import ContextStore
+from dataset_scripts.contexts.image_sources import ImageSet, corpus_images, dataset_images, file_images
+from dataset_scripts.contexts.placeholders import COPIES
+from dataset_scripts.corpus.context_files import (
+    HUB_CONFIGURATION,
+    check_suffix,
+    join_contexts,
+    read_contexts,
+    write_contexts,
+)
+from dataset_scripts.hub.hub_contexts import push_contexts
 from modeling_ita.aligners import PROFILES
 from modeling_ita.command_line import command, print_text
-from modeling_ita.visual_context import (
-    CAPTIONS,
-    NOT_ALIGNERS,
-    OBJECT_TAGS,
-    OCR,
-    ExaminedImage,
-    VisualContext,
-    VisualContextBuilder,
-)
+from modeling_ita.context_builder import NOT_ALIGNERS, VisualContextBuilder
+from modeling_ita.visual_context import CAPTIONS, OBJECT_TAGS, OCR, VisualContext
 from modeling_ita.whole_files import write_text
-
-STATES = ("built", "stored", "missing", "unreadable", "blank", "placeholder")
-HUB_CONFIGURATION = "visual_context"
-CARD_TEXT = """# Visual contexts
-
-What images say, as text: one row for every image, by the id of its post. There is nothing of the posts here, neither
-words nor labels; join them by id.
-
-{table}
-Captions and tags are guesses of models: they invent, and they carry the biases of what they were trained on.
-"""
 
 
 @dataclass
@@ -192,109 +177,6 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def placeholders(records: Sequence[Record], copies: int) -> set[int]:
-    """The numbers of the records whose image is a placeholder: see `dataset_scripts.placeholders`."""
-    plain = [record for record in records if record.state == "readable" and record.detail]
-    one_an_id = list({record.id: record for record in plain}.values())
-    groups = placeholder_groups([record.detail for record in one_an_id], copies)
-    ids = {one_an_id[place].id for group in groups for place in group}
-    return {record.number for record in plain if record.id in ids}
-
-
-def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: int) -> tuple[dict[str, Any], list[str]]:
-    """The end report, and for every record one of `STATES`.
-
-    The report has `images` and of these `built` (an aligner looked at it in this run), `stored`, `missing`,
-    `unreadable`, `blank` and `placeholder`; `distinct` images by content; `ids_repeated`, of which the last image's
-    context stands in the output; by kind, the images `with_text` and
-    `without`, the number of `strings`, the aligner, and `examples`; and `faults`: id and reason of the first images
-    without a context.
-    """
-    empty = placeholders(records, copies)
-    states = [_state(record, empty) for record in records]
-    built: set[str] = set()
-    kinds: dict[str, Counter[str]] = {kind: Counter(with_text=0, without=0, strings=0) for kind in builder.aligners}
-    examples: dict[str, list[str]] = {kind: [] for kind in builder.aligners}
-    faults: list[str] = []
-    for number, (record, state) in enumerate(zip(records, states, strict=True)):
-        if state == "built" and record.sha256 in built:
-            states[number] = "stored"  # its first copy was built
-        built.add(record.sha256)
-        image = _known(record, state, builder)
-        if image is None:
-            faults.append(f"{record.id}: {_fault(record, state)}")
-            continue
-        for kind, count in kinds.items():
-            strings = image.alignments[kind].strings
-            count.update(with_text=bool(strings), without=not strings, strings=len(strings))
-            if strings and len(examples[kind]) < 3:
-                examples[kind].append(f"{record.id}: {' | '.join(strings)}")
-    report = {
-        "images": len(records),
-        **{state: states.count(state) for state in STATES},
-        "distinct": len({record.sha256 for record in records if record.sha256}),
-        "ids_repeated": len(records) - len({record.id for record in records}),
-        "kinds": {
-            kind: {**count, "aligner": builder.identities[kind], "examples": examples[kind]}
-            for kind, count in kinds.items()
-        },
-        "faults": faults[:10],
-    }
-    return report, states
-
-
-def report_text(report: Mapping[str, Any]) -> str:
-    """The end report for people."""
-    counts = ", ".join(f"{report[what]:,} {'from store' if what == 'stored' else what}" for what in STATES)
-    lines = [f"{report['images']:,} images ({report['distinct']:,} different): {counts}"]
-    if report["ids_repeated"]:
-        lines.append(f"{report['ids_repeated']:,} images have the id of another: the last one's context is written")
-    if report["placeholder"]:
-        lines.append(
-            f"{report['placeholder']:,} images are one plain picture under many ids and get no context "
-            "(--placeholder_copies 0 keeps it)"
-        )
-    for kind, count in report["kinds"].items():
-        lines.append(
-            f"{kind}: {count['with_text']:,} images with text, {count['without']:,} without, "
-            f"{count['strings']:,} strings, by {count['aligner']['model']}"
-        )
-        lines += [f"    {example}" for example in count["examples"]]
-    if report["faults"]:
-        lines += ["without a context:", *(f"    {fault}" for fault in report["faults"])]
-    return "\n".join(lines)
-
-
-def push_contexts(
-    repository: str, contexts: Mapping[str, VisualContext], report: Mapping[str, Any], private: bool = False
-) -> None:
-    """Put the contexts on the Hub: Parquet, as a configuration of their own, with a card.
-
-    Of a data set that is there, the rows of this configuration are replaced, whatever kinds they had; its other
-    configurations stay, and so does all that its card says but for the card's table of aligners.
-
-    Raises:
-        OSError: the Hub cannot be reached, or refuses.
-    """
-    table = aligner_table(report["kinds"])
-    # As a DatasetDict: a Dataset alone would leave the columns that the card declares for the rows that were there.
-    splits = datasets.DatasetDict({"train": context_dataset(contexts)})
-    try:
-        splits.push_to_hub(repository, HUB_CONFIGURATION, private=private)
-        card = DatasetCard.load(repository)
-        before = card.text
-        if before.strip():
-            card.text = re.sub(re.escape(CARD_TABLE) + r"(\|.*\n?)*", lambda _: table, before)
-        else:
-            card.text = CARD_TEXT.format(table=table)
-        if card.text != before:
-            card.push_to_hub(repository)
-    except HTTPError as error:  # no OSError if there is no connection
-        raise OSError(
-            f"the contexts could not be pushed to {repository} (all is in the store: run this again): {error}"
-        ) from error
-
-
 def run(images: ImageSet, args: BuildArguments, process: PartialState | None = None) -> dict[str, Any]:
     """Build what is missing, then write what was asked for; returns the end report, on the main process.
 
@@ -414,28 +296,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):  # no JSON, or a number or a nesting that no setting has
         return text
-
-
-def _state(record: Record, empty: set[int]) -> str:
-    if record.state != "readable":
-        return record.state
-    return "placeholder" if record.number in empty else "built" if record.is_built else "stored"
-
-
-def _known(record: Record, state: str, builder: VisualContextBuilder) -> ExaminedImage | None:
-    return builder.stored(record.sha256) if state in ("built", "stored") else None
-
-
-def _fault(record: Record, state: str) -> str:
-    return f"{state}, {record.detail}" if state == "unreadable" else state
-
-
-def _card(record: Record, state: str, builder: VisualContextBuilder) -> Card:
-    image = _known(record, state, builder)
-    if image is None:
-        return Card(record.id, record.thumbnail, _fault(record, state), {})
-    pairs = {kind: list(zip(a.strings, a.scores, strict=True)) for kind, a in image.alignments.items()}
-    return Card(record.id, record.thumbnail, "", pairs)
 
 
 if __name__ == "__main__":

@@ -2,158 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import datasets
 from huggingface_hub import CommitInfo
 
-from dataset_scripts.conll import (
-    TaggedPost,
+from dataset_scripts.corpus.conll import (
     entity_types,
-    is_invisible,
     read_posts,
     read_tags,
+    text_counts,
 )
-from dataset_scripts.context_files import check_context_file, read_contexts
-from dataset_scripts.sample_posts import SAMPLE_POSTS
-from modeling_ita.configuration_ita import TagScheme
-from modeling_ita.image_file import UnreadableImage, image_sha256, is_blank, open_image, plain_fingerprint
+from dataset_scripts.corpus.context_files import read_contexts
+from dataset_scripts.corpus.corpus_config import CONFIGS, KNOWN_FILES, VERSION, MnerConfig
+from dataset_scripts.corpus.corpus_images import (
+    IMAGE_STATES,
+    Verdict,
+    examine_image,
+    examine_images,
+    images_by_id,
+)
+from dataset_scripts.hub.hub_dataset import push_dataset
+from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.whole_files import write_text
 
-SPLIT_FILES = {
-    "train": ("train.txt",),
-    "validation": ("valid.txt", "validation.txt", "val.txt", "dev.txt"),
-    "test": ("test.txt",),
-}
-IMAGE_STATES = ("present", "missing", "unreadable", "blank")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe")
 REPORT_FILE = "report.json"
-KNOWN_FILES = {
-    "801e149e8635b19d66b4ec1212c329be340ada501b35c5fa55455fb6f53633be": "twitter2017-umt train",
-    "41b5db90cb32059c14c2c3ccd50845fb77f1e3d3e4f7d0c210a61bc507d8a73e": "twitter2017-umt valid",
-    "a7d9e172ae85bd3e35276eb2b01ce223321bdc92a47b234e24305d72e7a05243": "twitter2017-umt test",
-    "4c4511ab5eeb49dd94949bdb3301144c9ccc1e59618554afe64f10040df9337c": "sample_posts train",
-    "4140f24859ee313358d65cb96fdd72e539a46c294eac637a45b3a39b808d2027": "sample_posts valid",
-    "dafe42cae8975fd98b08d0f963caa57dc68f9157ea3c40a3b881d4ccc450bc2e": "sample_posts test",
-}
-"""Published text files by sha256. "Twitter-17" is the name of two data sets and Twitter-15 has two sets of labels."""
-WITHOUT_LICENCE = ("twitter2015", "twitter2017", "snap")
-"""Corpora that nobody was given the right to pass on: configurations, and how their names in `KNOWN_FILES` begin."""
-
-
-@dataclass
-class MnerConfig(datasets.BuilderConfig):
-    """Where a corpus lies and how its tags are read. All paths are local.
-
-    Attributes:
-        name: `sample_posts` (the embedded corpus), `twitter2015`, `twitter2017`, `snap` or `conll` (any tag set).
-        data_dir: folder with the text files: `train.txt`, `valid.txt` (or `validation`, `val`, `dev`), `test.txt`.
-            Only the splits that are there are built.
-        images_dir: folder with the images, `<id>.jpg` (or another of `IMAGE_SUFFIXES`); None for text only.
-        context_files: visual contexts, JSONL or Parquet with one row an id: `{"id": …, "<kind>": [str, …], …,
-            "source": {"<kind>": who made it}}`. Several files are merged by id. None given: those that the corpus
-            brings (`sample_posts`), or no contexts.
-        types: entity types in the order of the labels; None collects them, sorted, from the training file.
-        other_as_misc: whether the type OTHER (Twitter-15's name) becomes MISC; if not, the file's name is kept.
-        ids_required: whether every post needs an `IMGID:` line; if not, posts without one are numbered.
-    """
-
-    images_dir: str | None = None
-    context_files: Sequence[str] = ()
-    types: Sequence[str] | None = None
-    other_as_misc: bool = True
-    ids_required: bool = True
-
-    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """The name of the cached data set: it changes when a setting, a text, a context or an image changes."""
-        if self.data_files is not None:
-            raise ValueError("MnerDataset takes data_dir=FOLDER, not data_files")
-        if self.name == "sample_posts" and self.data_dir != str(SAMPLE_POSTS):
-            way_out = f"for {self.data_dir!r} choose config_name='twitter2017', 'conll' or another"
-            raise ValueError(f"the configuration 'sample_posts' brings its own folder; {way_out}")
-        features = custom_features.to_dict() if custom_features is not None else None
-        made_from = json.dumps([self.fingerprint(), features], sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The settings and all that is read, as JSON values: texts and contexts by sha256, images by size and time."""
-        stats = [(path, os.stat(path)) for path in self.image_files()]
-        return {
-            "settings": [self.types, self.other_as_misc, self.ids_required],
-            "texts": {split: [str(path), file_sha256(path)] for split, path in self.text_files().items()},
-            "contexts": [[str(path), file_sha256(path)] for path in self.context_paths()],
-            "images": [[path, status.st_size, status.st_mtime_ns] for path, status in stats],
-        }
-
-    def text_files(self) -> dict[str, Path]:
-        """The text files that are there, by split.
-
-        Raises:
-            ValueError: the folder is missing or holds none of them, or two of them name one split.
-        """
-        wanted = ", ".join(name for names in SPLIT_FILES.values() for name in names)
-        if self.data_dir is None:
-            raise ValueError(f"the configuration {self.name!r} needs data_dir=FOLDER, a folder with any of {wanted}")
-        folder = _local_folder("data_dir", self.data_dir, f"give a folder with any of {wanted}")
-        found: dict[str, Path] = {}
-        for split, names in SPLIT_FILES.items():
-            for path in (folder / name for name in names if (folder / name).is_file()):
-                if found.setdefault(split, path) != path:
-                    raise ValueError(f"{found[split]} and {path} both name the split {split!r}: remove one")
-        if not found:
-            raise ValueError(f"{folder} holds no split (looked for {wanted})")
-        return found
-
-    def context_paths(self) -> list[Path]:
-        """The context files.
-
-        Raises:
-            ValueError: one is missing, or is neither JSONL nor Parquet.
-        """
-        given = [self.context_files] if isinstance(self.context_files, (str, os.PathLike)) else self.context_files
-        if not given and self.name == "sample_posts":
-            given = [str(SAMPLE_POSTS / "scenes.jsonl")]
-        paths = [Path(_local(path)) for path in given]
-        for path in paths:
-            check_context_file(path)
-        return paths
-
-    def image_files(self) -> list[str]:
-        """The absolute paths of the images in the folder, sorted by name.
-
-        Raises:
-            ValueError: the folder is missing.
-        """
-        if self.images_dir is None:
-            return []
-        folder = _local_folder("images_dir", self.images_dir, "give the folder with <id>.jpg, or None for text only")
-        with os.scandir(os.path.abspath(folder)) as entries:
-            return sorted(e.path for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(e))
-
-
-class Verdict(NamedTuple):
-    """What the examination of a post's image says.
-
-    Attributes:
-        state: one of `IMAGE_STATES`.
-        sha256: of the file, if the image is present.
-        reason: why it cannot be read, if it is unreadable.
-        fingerprint: of a picture of mostly one colour, by which its copies are told (`plain_fingerprint`).
-    """
-
-    state: str
-    sha256: str = ""
-    reason: str = ""
-    fingerprint: str = ""
 
 
 class MnerDataset(datasets.GeneratorBasedBuilder):
@@ -176,22 +53,9 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
         ValueError: a folder or file is missing or malformed. The message names the place and what was expected.
     """
 
-    # Raise the version whenever the same files are to give other rows: cached data sets are told apart by it.
-    VERSION = datasets.Version("1.0.0")
+    VERSION = VERSION
     BUILDER_CONFIG_CLASS = MnerConfig
-    BUILDER_CONFIGS: ClassVar[list[MnerConfig]] = [
-        MnerConfig(
-            name="sample_posts",
-            version=VERSION,
-            data_dir=str(SAMPLE_POSTS),
-            images_dir=str(SAMPLE_POSTS / "images"),
-            types=("PER", "LOC", "ORG", "MISC"),
-        ),
-        MnerConfig(name="twitter2015", version=VERSION, types=("PER", "LOC", "ORG", "OTHER")),
-        MnerConfig(name="twitter2017", version=VERSION, types=("PER", "LOC", "ORG", "MISC")),
-        MnerConfig(name="snap", version=VERSION, types=("PER", "LOC", "ORG", "MISC")),
-        MnerConfig(name="conll", version=VERSION, other_as_misc=False, ids_required=False),
-    ]
+    BUILDER_CONFIGS: ClassVar[list[MnerConfig]] = list(CONFIGS.values())
     DEFAULT_CONFIG_NAME = "sample_posts"
     config: MnerConfig
 
@@ -230,10 +94,8 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
     ) -> CommitInfo:
         """Put the corpus on the Hub in one commit: posts with their images, contexts, and a card.
 
-        The arguments, and what is refused, are those of `dataset_scripts.push_dataset.push_dataset`.
+        The arguments, and what is refused, are those of `dataset_scripts.hub.hub_dataset.push_dataset`.
         """
-        from dataset_scripts.push_dataset import push_dataset  # it imports this module
-
         return push_dataset(
             self,
             repo_id,
@@ -362,67 +224,3 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
             "contexts_without_post": len(self._contexts_without_post),
             "splits": splits,
         }
-
-
-def text_counts(tagged: Sequence[TaggedPost], passed_over: Mapping[str, int], scheme: TagScheme) -> dict[str, Any]:
-    """What a split's text holds, as in `MnerDataset.report`: from the posts, and what `read_posts` passed over."""
-    entities = Counter(entity.type for post in tagged for entity in post.entities)
-    return {
-        "posts": len(tagged),
-        "words": sum(len(post.words) for post, _, _, _ in tagged),
-        "entities": {entity_type: entities[entity_type] for entity_type in scheme.types},
-        **passed_over,
-        "tags_repaired": sum(post.repaired for post in tagged),
-        "words_invisible": sum(is_invisible(word) for post, _, _, _ in tagged for word in post.words),
-    }
-
-
-def images_by_id(images: Sequence[str]) -> dict[str, str]:
-    """Image files by the ids that find them: the file's name, and the name without its suffix (`.jpg` goes first)."""
-    found: dict[str, str] = {}
-    for suffix in IMAGE_SUFFIXES:
-        for path in images:
-            name = os.path.basename(path)
-            if name.lower().endswith(suffix):
-                found.setdefault(name, path)
-                found.setdefault(name[: -len(suffix)], path)
-    return found
-
-
-def examine_image(path: str) -> Verdict:
-    """Whether an image file opens and shows anything."""
-    try:
-        image = open_image(path)
-        if is_blank(image):
-            return Verdict("blank")
-        return Verdict("present", image_sha256(path), fingerprint=plain_fingerprint(image) or "")
-    except (UnreadableImage, OSError) as error:
-        return Verdict("unreadable", reason=str(error))
-
-
-def examine_images(paths: Iterable[str], threads: int | None = None) -> dict[str, Verdict]:
-    """The verdict on every image file; `threads` decode them, by default one a core."""
-    # Decoding releases the GIL, so that threads are enough and the verdicts stay in this process.
-    paths = sorted(paths)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        verdicts = pool.map(examine_image, paths)
-        shown = datasets.utils.tqdm(verdicts, "Examining images", total=len(paths), disable=not paths)
-        return dict(zip(paths, shown, strict=True))
-
-
-def _local(path: str | os.PathLike[str]) -> str:
-    if re.match(r"[a-zA-Z][\w+.-]+://", os.fspath(path)):
-        raise ValueError(f"{path} is a URL: download it and give the local path")
-    return os.path.expanduser(path)
-
-
-def _local_folder(name: str, path: str | os.PathLike[str], way_out: str) -> Path:
-    folder = Path(_local(path))
-    if not folder.is_dir():
-        raise ValueError(f"{name}: there is no folder {folder} ({way_out})")
-    return folder
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a text file, by which `KNOWN_FILES` knows it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -41,11 +41,11 @@ from transformers.utils import logging
 
 from modeling_ita.checkpoint_files import read_header, reading
 from modeling_ita.command_line import command, print_text
-from modeling_ita.configuration_ita import OUTSIDE, TagScheme
 from modeling_ita.configuration_mgcmt import MgcmtConfig
-from modeling_ita.modeling_ita import check_encoder
+from modeling_ita.entity_tagger import check_encoder
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
 from modeling_ita.plain_text import one_line
+from modeling_ita.tag_scheme import OUTSIDE, TagScheme
 from modeling_ita.whole_files import written_folder
 
 # The released tag sets, in the order of their ids.

@@ -9,39 +9,29 @@ python -m hub_card.evaluation compare A/report.json B/report.json
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForTokenClassification, AutoProcessor
 
-from hub_card.columns import read_pair
-from hub_card.comparison import compare_reports, format_comparison
-from hub_card.metric import MnerF1
-from hub_card.report import (
-    Spread,
-    aligned,
-    format_f1,
-    format_mean_and_sd,
+from hub_card.report.comparison import compare_reports, format_comparison
+from hub_card.report.report import (
     format_table,
     gold_files,
     installed_versions,
     make_report,
-    mean_and_sd,
     read_report,
-    shared_signatures,
-    split_scores,
-    view_title,
     write_report,
 )
-from hub_card.scores import (
+from hub_card.report.runs import Spread, format_mean_and_sd, mean_and_sd, shared_signatures
+from hub_card.report.score_files import format_scores, score_files
+from hub_card.scores.metric import MnerF1
+from hub_card.scores.scores import (
     PostCounts,
     Scores,
     Scoring,
@@ -52,7 +42,8 @@ from hub_card.scores import (
     score_tags,
     score_views,
 )
-from hub_card.signature import Signature
+from hub_card.scores.signature import Signature
+from hub_card.scores.views import view_title
 from modeling_ita import TagScheme
 from modeling_ita.checkpoint_files import check_checkpoint, reading
 from modeling_ita.command_line import command, print_text
@@ -85,66 +76,6 @@ __all__ = [
     "view_title",
     "write_report",
 ]
-
-
-def score_files(
-    gold: str | os.PathLike[str],
-    predicted: str | os.PathLike[str],
-    split: str = "test",
-    view: str = "predicted",
-) -> dict[str, Any]:
-    """Score the output of any system, in CoNLL columns, as it is: no tag is repaired.
-
-    The lenient scores are those of seqeval and of conlleval, which knows `B-`, `I-` and `E-`; in BIOES, of which
-    conlleval does not know the `S-`, they are those of seqeval. The strict ones are seqeval's alone.
-
-    Args:
-        gold: the file with the gold tags, in columns as `hub_card.columns` reads them.
-        predicted: the file with the same words and the predicted tags.
-        split: what the split is called in the report.
-        view: what the predictions are called in the report: what the system saw, as in `I+T`.
-
-    Returns:
-        A report as `make_report` makes it, for `format_table`, `mean_and_sd` and `compare_reports`.
-
-    Raises:
-        ValueError: a line is malformed, or the files do not hold the same posts; file and line are named.
-        OSError: a file cannot be read.
-    """
-    tags, predictions = read_pair(gold, predicted)
-    sha256 = hashlib.sha256(Path(gold).read_bytes()).hexdigest()
-    options = ["--split", split, "--view", view]
-    return make_report(
-        name=os.fspath(predicted),
-        scores={split: score_views(tags, {view: predictions})},
-        counts={},
-        data={os.fspath(gold): {"sha256": sha256}},
-        command=shlex.join(
-            ["python", "-m", "hub_card.evaluation", "score", os.fspath(gold), os.fspath(predicted), *options]
-        ),
-        history={},
-        config={"predicted": {"sha256": hashlib.sha256(Path(predicted).read_bytes()).hexdigest()}},
-        gold={split: {"sha256": sha256, "repaired": 0}},
-    )
-
-
-def format_scores(report: Mapping[str, Any], split: str, view: str) -> str:
-    """The scores of one view as text, lenient and strict, over all entities and by type, with their signatures."""
-    scored = split_scores(report, split)[view]
-    lines = [
-        f"{scored['posts']:,} posts, {scored['words']:,} words; {100 * scored['accuracy']:.2f} % of the tags right"
-    ]
-    readings: tuple[tuple[Scoring, Scores], ...] = (("lenient", scored["lenient"]), ("strict", scored["strict"]))
-    for scoring, scores in readings:
-        rows = [[scoring, "P", "R", "F1", "gold", "predicted", "correct"]]
-        for kind, s in [("all", scores), *scores["types"].items()]:
-            ratios = [f"{100 * ratio:.2f}" for ratio in (s["precision"], s["recall"], s["f1"])]
-            rows.append([kind, *ratios, *(f"{number:,}" for number in (s["gold"], s["predicted"], s["correct"]))])
-        lines += ["", *aligned(rows)]
-        if scoring == "lenient":
-            lines.append(f"F1 with its interval over posts: {format_f1(scored)}")
-        lines.append(report["signatures"][split][view][scoring])
-    return "\n".join(lines)
 
 
 @command
@@ -199,11 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     # The one place of this package that knows the corpora: a door, as train.py is.
-    from dataset_scripts.examples import read_examples
+    from dataset_scripts.corpus.examples import read_examples
     from dataset_scripts.mner import MnerDataset
-    from hub_card.evaluate_model import evaluate_model
-    from hub_card.prediction import looks
-    from hub_card.report_page import write_page
+    from hub_card.predictions.evaluate_model import evaluate_model
+    from hub_card.report.report_page import write_page
 
     corpus = MnerDataset(
         config_name=options.dataset,
@@ -220,8 +150,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         processor.check_model(model.config)
     given = TagScheme(dataset["train" if "train" in dataset else next(iter(dataset))].features["tags"].feature.names)
     scheme = model.config.tag_scheme
-    splits = {name: read_examples(rows, given, scheme, with_images=looks(model)) for name, rows in dataset.items()}
-    if looks(model) and not any(post.image for posts in splits.values() for post in posts):
+    splits = {
+        name: read_examples(rows, given, scheme, with_images=model.sees_images) for name, rows in dataset.items()
+    }
+    if model.sees_images and not any(post.image for posts in splits.values() for post in posts):
         print("the model looks at images, and no post has one: --images_dir names their folder", file=sys.stderr)
     evaluation = evaluate_model(model, processor, splits, options.batch_size)
     counts = {"corpus": {k: v for k, v in corpus.report.items() if k != "data"}}

@@ -7,18 +7,21 @@ a checkpoint loads with this code and without `trust_remote_code`.
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 
 from .captioner import Captioner
-from .configuration_ita import ItaConfig, Span, TagScheme
+from .configuration_ita import ItaConfig
 from .configuration_mgcmt import MgcmtConfig
+from .context_builder import VisualContextBuilder
 from .crf import LinearChainCRF
 from .data_collator import ItaDataCollator, MgcmtDataCollator
 from .modeling_ita import ItaForTokenClassification, ItaOutput
 from .modeling_mgcmt import MgcmtForTokenClassification, MgcmtOutput
 from .object_tagger import AttributeTagger, ObjectTagger
 from .pipeline_ita import ItaPipeline
-from .processing_ita import Entity, ItaProcessor, Word, split_words
+from .processing_ita import ItaProcessor
 from .processing_mgcmt import MgcmtProcessor
-from .visual_context import VisualContext, VisualContextBuilder
+from .tag_scheme import Span, TagScheme
+from .visual_context import VisualContext
 from .word_neighbours import Augmentation, WordNeighbours
+from .wordwise_processor import Entity, Word, split_words
 
 AutoConfig.register(ItaConfig.model_type, ItaConfig, exist_ok=True)
 AutoModelForTokenClassification.register(ItaConfig, ItaForTokenClassification, exist_ok=True)

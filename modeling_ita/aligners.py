@@ -17,14 +17,16 @@ from typing import Any, Protocol, TypeAlias
 from PIL import Image
 
 from .aligner_settings import REVISION, Recipe, check_names, check_settings, read_recipe
-from .captioner import Captioner, PretrainedAligner
+from .captioner import Captioner
 from .object_tagger import ObjectTagger
-from .ocr import EasyOcr, Florence2Ocr, OcrEngine, PpOcr, RapidOcr, Tesseract, checkpoint_ocr
+from .ocr import EasyOcr, OcrEngine, RapidOcr, Tesseract
+from .ocr_checkpoints import Florence2Ocr, PpOcr, checkpoint_ocr
 from .plain_text import shown
+from .pretrained_aligner import PretrainedAligner
+from .visual_context import OBJECT_TAGS, OCR
 
 logger = logging.getLogger(__name__)
 
-OBJECT_TAGS, CAPTIONS, OCR = "object_tags", "captions", "ocr"
 MAX_STRING = 10_000  # characters
 ROUNDING = 0.01  # by which a score may lie outside [0, 1], as half precision makes it
 PACKAGES: dict[str, type[RapidOcr] | type[EasyOcr] | type[Tesseract]] = {

@@ -7,7 +7,8 @@ from typing import Any, Literal, cast
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
-from .configuration_ita import DEFAULT_TYPES, CheckedConfig, TagScheme, check_format, check_number
+from .configuration_tagger import DEFAULT_TYPES, CheckedConfig, check_format, check_number
+from .tag_scheme import TagScheme
 
 # Raised by one when the weights or settings of a checkpoint change their names or their meaning.
 CHECKPOINT_FORMAT = 1

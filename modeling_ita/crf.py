@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .configuration_ita import TagScheme
+from .tag_scheme import TagScheme
 
 # The score of what cannot be. It is finite so that neither 0 × score nor a difference of two scores is NaN.
 FORBIDDEN = -1e30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,20 @@ import torch
 from .processing_ita import ItaProcessor
 from .processing_mgcmt import MgcmtProcessor
 from .visual_context import VisualContext
+
+
+@dataclass(frozen=True)
+class Example:
+    """A post as it is trained on: its words, their tag ids, its visual context, and its image if a model looks at it.
+
+    The image is a path or a file's bytes, or the tensor that was made of it.
+    """
+
+    id: str
+    words: list[str]
+    tags: list[int]
+    context: VisualContext
+    image: str | bytes | torch.Tensor | None = None
 
 
 class MnerDataCollator:

@@ -157,7 +157,7 @@ def plain_fingerprint(image: Image.Image) -> str | None:
     """A thumbnail of a picture that is mostly one colour, by which copies of a placeholder are told.
 
     Archives hold the same "no longer available" picture under many names, resized and compressed anew. Two such
-    pictures are the same if their thumbnails nearly are (see `dataset_scripts.placeholders`).
+    pictures are the same if their thumbnails nearly are (see `dataset_scripts.contexts.placeholders`).
 
     Args:
         image: RGB image.

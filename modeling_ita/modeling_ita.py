@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .checkpoint_files import INDEX, WEIGHTS, check_model_files, check_parts, check_weights, folder_of, reading
-from .configuration_ita import ItaConfig, TagScheme
+from .checkpoint_files import reading
+from .configuration_ita import ItaConfig
 from .crf import LinearChainCRF
-from .entity_decoding import NOT_FINITE, EntityDecoding
+from .entity_tagger import EntityTagger, check_encoder, first_pieces, without_pooler
+from .tag_scheme import TagScheme
 
 # Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
 _SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}
@@ -65,96 +64,6 @@ class _View(NamedTuple):
     input_ids: torch.Tensor  # (R, L)
     attention_mask: torch.Tensor  # (R, L)
     token_type_ids: torch.Tensor | None  # (R, L)
-
-
-class EntityTagger(EntityDecoding, PreTrainedModel):
-    """What the models of all systems share: a text encoder below, a CRF on top, and checkpoints that are complete."""
-
-    encoder: PreTrainedModel
-    new_model = ""  # the class method that starts a new model from an encoder
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
-    ) -> Any:
-        """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            OSError: a file is missing.
-            ValueError: a file is broken or asks for more than a checkpoint may, and the message names it; a weight is
-                NaN or infinite; the checkpoint is one of another system, or lacks weights of the model: only with
-                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
-        """
-        with reading(name_or_path):
-            cls._check_files(name_or_path, args, kwargs)
-        with reading(name_or_path, WEIGHTS):
-            loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
-        model, found = loaded
-        if found["missing_keys"] and not kwargs.get("ignore_mismatched_sizes"):
-            missing = sorted(found["missing_keys"])
-            raise ValueError(
-                f"{name_or_path}: {WEIGHTS} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: "
-                f"it is no checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
-                f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
-            )
-        known = cls.config_class.model_type  # type: ignore[union-attr]
-        if model.config.model_type != known:  # one system's encoder, classifier and CRF fit the other's model
-            raise ValueError(
-                f"{name_or_path} is a checkpoint of {model.config.model_type!r}, and {cls.__name__} takes {known!r}: "
-                "AutoModelForTokenClassification takes either"
-            )
-        wrong = next((name for name, weights in model.state_dict().items() if not _is_finite(weights)), None)
-        if wrong is not None:
-            raise ValueError(f"{name_or_path}: the weight {wrong!r} would give {NOT_FINITE}")
-        return (model, found) if output_loading_info else model
-
-    @classmethod
-    def _check_files(cls, name_or_path: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuses files that are broken, or are not those of this model."""
-        if any(kwargs.get(name) is not None for name in ("state_dict", "gguf_file", "variant")):
-            return
-        folder = folder_of(name_or_path, kwargs, "config.json", WEIGHTS, INDEX)
-        if folder is None:
-            return
-        is_whole = os.path.isdir(name_or_path) or not (folder / INDEX).is_file()
-        stored = check_model_files(folder, has_weights=is_whole)
-        config = kwargs.get("config")
-        if not isinstance(config, PreTrainedConfig):
-            changed = {name: kwargs[name] for name in ("id2label", "num_labels") if name in kwargs}
-            config = cls.config_class.from_pretrained(folder, **changed)  # type: ignore[union-attr]
-        is_fresh = bool(args or kwargs.get("ignore_mismatched_sizes"))
-        if is_whole and not is_fresh and config.model_type == cls.config_class.model_type:  # type: ignore[union-attr]
-            check_weights(cls, config, stored, os.fspath(name_or_path))
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The text encoder's embedding of pieces."""
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the text encoder's embedding of pieces."""
-        self.encoder.set_input_embeddings(value)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LinearChainCRF):
-            for scores in module.parameters():
-                init.uniform_(scores, -0.1, 0.1)
-        else:
-            super()._init_weights(module)
-
-
-def check_encoder(name_or_path: Any, place: Mapping[str, Any]) -> None:
-    """Looks through the files of a pretrained encoder in a folder; of one on the Hub, its loader does.
-
-    Raises:
-        OSError: a file is missing.
-        ValueError: a file is broken; the message names it.
-    """
-    folder = folder_of(name_or_path, place)
-    if folder is not None:
-        has_safetensors = any((folder / name).is_file() for name in (WEIGHTS, INDEX))
-        check_model_files(folder, has_weights=has_safetensors)
-        check_parts(folder)
 
 
 class ItaForTokenClassification(EntityTagger):
@@ -416,20 +325,6 @@ def _alignment(
     return temperature**2 * divergence.masked_fill(~counts, 0).sum() / max(len(mask), 1)
 
 
-def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Words are tagged from the last layer: a pooler would be dead weight in every checkpoint."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # type: ignore[assignment]
-    return encoder
-
-
-def _is_finite(weights: torch.Tensor) -> bool:
-    """Whether all are finite; types of one byte, which quantizers make, cannot be asked."""
-    if not weights.is_floating_point() or weights.element_size() == 1 or weights.is_meta or not weights.numel():
-        return True
-    return all(map(math.isfinite, map(float, weights.aminmax())))  # NaN is passed on, and nothing is copied
-
-
 def _of_views(values: torch.Tensor, name: str, views: int) -> dict[str, Any]:
     """The values of both views, `(V·B, N, C)`, by their names in the output."""
     return dict(zip((name, f"cross_{name}"), values.chunk(views), strict=False))
@@ -450,13 +345,6 @@ def _stacked(text: _View, cross: _View, padding: int) -> dict[str, torch.Tensor]
     fills = {"input_ids": padding, "attention_mask": 0, "token_type_ids": 0}
     texts, crosses = _present(text), _present(cross)
     return {name: stack(texts[name], crosses[name], fills[name]) for name in texts.keys() & crosses.keys()}
-
-
-def first_pieces(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The vector of each word's first piece: `(R, L, H)` → `(B, N, H)`."""
-    if rows is None:
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-    return hidden[rows, positions.clamp(min=0)]
 
 
 def _positions(is_word: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .checkpoint_files import reading
-from .configuration_ita import OUTSIDE, TagScheme
 from .configuration_mgcmt import MgcmtConfig
 from .crf import LinearChainCRF
-from .modeling_ita import EntityTagger, check_encoder, first_pieces, without_pooler
+from .entity_tagger import EntityTagger, check_encoder, first_pieces, without_pooler
+from .tag_scheme import OUTSIDE, TagScheme
 
 PADDING_OBJECT = 0  # the class of an object that is none
 SPANS = TagScheme(["O", "B-SPAN", "I-SPAN"])  # the auxiliary tags (§3)
@@ -211,6 +211,11 @@ class MgcmtForTokenClassification(EntityTagger):
         self.aux_classifier = nn.Linear(d, len(SPANS))
         self.aux_crf = LinearChainCRF(len(SPANS))
         self.post_init()
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model looks at images itself: not with `visual_fusion="objects"` or `"none"`."""
+        return self.vision is not None
 
     @classmethod
     def from_encoders(

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from .aligner_settings import FLAG, SHARE, WORDS, Setting, check_names, integer, one_of, read_recipe
-from .captioner import DTYPE, FAMILIES, PretrainedAligner, florence_answer, generate
+from .generation import FAMILIES, florence_answer, generate
+from .pretrained_aligner import DTYPE, PretrainedAligner
 
 NO_LABELS = ("", "N/A")  # COCO's labels skip numbers, and some checkpoints fill the gaps
 MIN_CROP = 8  # pixels; of the crop of a smaller box no attribute can be told
@@ -33,7 +34,7 @@ ATTRIBUTES = (
     "young", "old", "new", "broken", "dirty", "wet", "open", "closed", "empty", "full",
     "smiling", "standing", "sitting", "running",
 )  # fmt: skip
-"""Colours, materials, looks, shapes, ages, states and poses."""
+"""Colours, materials, shapes, ages, states and poses."""
 
 ATTRIBUTE_MODELS = ("clip", "metaclip_2", "siglip", "siglip2")
 MAX_BATCH = 64  # images that are compared at once

@@ -16,11 +16,11 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .entity_decoding import NOT_FINITE, NotFiniteError
+from .context_builder import ContextStore, VisualContextBuilder
+from .entity_tagger import IMAGES_AT_ONCE, NOT_FINITE, NotFiniteError, attention_of, decoding_batches, word_emissions
 from .image_file import ImageSource, UnreadableImage, open_image
 from .plain_text import shown
-from .visual_context import ContextStore, VisualContext, VisualContextBuilder
-from .word_emissions import IMAGES_AT_ONCE, attention_of, decoding_batches, word_emissions
+from .visual_context import VisualContext
 
 BATCH_SIZE = 32  # posts
 LOOK_AHEAD = 16  # batches whose posts are sorted by length together; nothing beyond them is held
@@ -103,11 +103,6 @@ class ItaPipeline(Pipeline):
         self.model.eval()
         # transformers hands the model's dtype on to the tokenizer, which could not be saved with it.
         self.processor.tokenizer.init_kwargs.pop("dtype", None)
-
-    @property
-    def _looks(self) -> bool:
-        """Whether the model looks at images itself."""
-        return getattr(self.model, "vision", None) is not None
 
     @cached_property
     def context_builder(self) -> VisualContextBuilder:
@@ -205,7 +200,10 @@ class ItaPipeline(Pipeline):
         The batch is the processor's; there is a context and an image for every input, or None. The images are not
         opened yet.
         """
-        posts = [_read(item, number, is_split_into_words, self._looks) for number, item in enumerate(inputs, first)]
+        posts = [
+            _read(item, number, is_split_into_words, self.model.sees_images)
+            for number, item in enumerate(inputs, first)
+        ]
         contexts = self._contexts(posts)
         batch = self.processor.for_prediction([post.content for post in posts], contexts, is_split_into_words)
         return {"batch": batch, "contexts": contexts, "images": [post.image for post in posts], "first": first}
@@ -229,7 +227,7 @@ class ItaPipeline(Pipeline):
         self, model_inputs: dict[str, Any], by_word: bool = False, batch_size: int = BATCH_SIZE
     ) -> dict[str, Any]:
         batch = model_inputs["batch"]
-        images = model_inputs["images"] if self._looks else None
+        images = model_inputs["images"] if self.model.sees_images else None
         emissions = word_emissions(self.model, self.processor, batch, images, batch_size)
         decode = self.model.decode_scored_tags if by_word else self.model.decode_entities
         decoded: list[Any] = [[] for _ in emissions]
@@ -289,7 +287,7 @@ class ItaPipeline(Pipeline):
     def _contexts(self, posts: Sequence[_Post]) -> list[VisualContext | None]:
         """The context of every post: the given one, or that of its image."""
         contexts = [post.context for post in posts]
-        if self._looks and self.processor.context_builder is None and "context_builder" not in vars(self):
+        if self.model.sees_images and self.processor.context_builder is None and "context_builder" not in vars(self):
             return contexts
         pictured = [n for n, post in enumerate(posts) if post.context is None and post.image is not None]
         for start in range(0, len(pictured), IMAGES_AT_ONCE):

@@ -18,23 +18,23 @@ from transformers.utils.hub import cached_file
 from .checkpoint_files import PLACE, check_integer, check_list, reading
 from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
 from .modeling_mgcmt import PADDING_OBJECT
-from .names import check_label
-from .processing_ita import ItaBatch, Word, WordwiseProcessor, one_each
+from .plain_text import check_label
 from .visual_context import OBJECT_TAGS, VisualContext
 from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
+from .wordwise_processor import PostBatch, Word, WordwiseProcessor, one_each
 
 logger = logging.getLogger(__name__)
 
 MAX_OBJECTS = 1_000
 
 
-class MgcmtBatch(ItaBatch):
+class MgcmtBatch(PostBatch):
     """Tensors for `MgcmtForTokenClassification.forward`, and beside them what the posts were.
 
     Attributes:
         texts: the posts as strings; posts given as words are joined by spaces.
         words: the words of every post, with their characters in its text.
-        counts: what was lost or replaced in this batch. Of the text as in `ItaBatch`: `words`, `empty_posts`,
+        counts: what was lost or replaced in this batch. Of the text as in `PostBatch`: `words`, `empty_posts`,
             `unknown_words`, `shortened_words`, `windowed_posts`. Of the augmentation: `unaugmented_words`, which have
             no neighbours. Of the objects: `objects` (that take part), `unknown_objects` (of no class that the model
             knows), `objects_cut` (beyond `num_objects`). Of the images: `images` (that take part), `missing_images`

@@ -6,6 +6,7 @@ import string
 
 import pytest
 import torch
+from tiny_ita import LABELS, WORDS
 from transformers import (
     BertConfig,
     BertModel,
@@ -17,13 +18,6 @@ from transformers import (
 
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor
-
-TYPES = ("PER", "LOC", "ORG", "MISC")
-LABELS = ["O", *(f"{prefix}-{entity_type}" for entity_type in TYPES for prefix in "BI")]
-WORDS = [
-    "the", "in", "at", "of", "tonight", "game", "Phoenix", "Suns", "Chicago", "London", "Paris", "Obama", "NBA", "red",
-    "car", "dog", "man", "stadium", "sign",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, HfArgumentParser
 import train
 from dataset_scripts import audit, build_visual_context, push_dataset
 from hub_card import export
-from hub_card.export import export_model
+from hub_card.hub.exported_folder import export_model
 from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder, WordNeighbours
 
 ROOT = Path(train.__file__).parent

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train
-from dataset_scripts.packaged_encoder import MINILM
+from modeling_ita.packaged_encoder import MINILM
 from modeling_ita.whole_files import claimed_folder
 
 ROOT = Path(train.__file__).parent
@@ -234,9 +234,9 @@ def test_stopped_in_every_phase_a_run_goes_on_to_the_same_report(
     assert (parts / "best").is_dir() and not (parts / "checkpoints").exists()
     stopped_at("accelerate:Accelerator.save_state", 2, True)
     assert [path.name for path in (parts / "checkpoints").iterdir()] == ["checkpoint_0"]
-    stopped_at("train_checkpoints:Checkpoints._remove_old", 1, False)
+    stopped_at("modeling_ita.training_checkpoints:Checkpoints._remove_old", 1, False)
     stopped_at("train.write_report", 1, True)
-    stopped_at("hub_card.export._write", 1, True)
+    stopped_at("hub_card.hub.exported_folder._write", 1, True)
     assert not (parts / "model").exists()
     resumed = train.main(flags(corpus, tiny_encoder, parts, *settings))
     again = train.main(flags(corpus, tiny_encoder, parts, *settings))  # all is done: evaluated and written once more

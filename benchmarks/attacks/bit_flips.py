@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that it also runs where the project is not installed
 
-from dataset_scripts.context_store import ContextStore
-from modeling_ita.visual_context import Alignment
+from dataset_scripts.contexts.context_store import ContextStore
+from modeling_ita.context_builder import Alignment
 
 IDENTITY = {"model": "reader", "revision": "1", "settings": {"min_score": 0.5}}
 ROWS = 40
@@ -91,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=2000, help="how many (default: %(default)s)")
     args = parser.parse_args()
-    logging.getLogger("dataset_scripts.context_store").setLevel(logging.ERROR)  # a warning for each
+    logging.getLogger("dataset_scripts.contexts.context_store").setLevel(logging.ERROR)  # a warning for each
     found = attack(args.flips)
     print("\n".join(found[:20]))
     print(f"tried {args.flips}, held {args.flips - len(found)}, failed {len(found)}")

@@ -49,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.worker:
         return work(options.worker, options.warm)
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
     from broken_checkpoints import SENTINEL, broken, hostile
 
     tried = failed = 0
@@ -112,7 +112,7 @@ def make_checkpoints(folder: Path) -> None:
     from transformers import BertConfig, BertTokenizer, ConvNextImageProcessorPil, ResNetConfig
     from transformers.utils import logging
 
-    from hub_card.export import export_model
+    from hub_card.hub.exported_folder import export_model
     from modeling_ita import (
         ItaConfig,
         ItaForTokenClassification,

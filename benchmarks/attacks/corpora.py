@@ -29,10 +29,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_scripts.conll import CorpusFault, entity_types, read_posts, read_tags
-from dataset_scripts.context_files import read_contexts, write_contexts
+from dataset_scripts.corpus.conll import CorpusFault, entity_types, read_posts, read_tags
+from dataset_scripts.corpus.context_files import read_contexts, write_contexts
 from dataset_scripts.mner import MnerDataset
-from modeling_ita.configuration_ita import TagScheme
+from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
 
 LIMIT = 10  # seconds

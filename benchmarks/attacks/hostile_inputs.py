@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hostile_requests import Requests, image_files, make_handler
 
-from hub_card.handler import PARAMETERS
+from hub_card.hub.handler import PARAMETERS
 
 POST = "Phoenix Suns tonight, Obama in Paris"
 REFUSED = (TypeError, ValueError, FileNotFoundError)

@@ -36,14 +36,14 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that it also runs where the project is not installed
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
 from hostile_images import write_hostile_images
 
-from dataset_scripts.packaged_encoder import MINILM, encoder_folder
-from hub_card.export import export_model
-from hub_card.handler import EndpointHandler
+from hub_card.hub.exported_folder import export_model
+from hub_card.hub.handler import EndpointHandler
 from modeling_ita import ItaForTokenClassification, ItaProcessor, TagScheme, VisualContextBuilder
+from modeling_ita.packaged_encoder import MINILM, encoder_folder
 
 WORDS = [
     "Phoenix", "Suns", "tonight,", "Obama", "in", "Paris", "😀", "#NBA", "@bob", "9.30",
@@ -285,7 +285,7 @@ def main() -> int:
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("hub_card.handler").propagate = True
+    logging.getLogger("hub_card.hub.handler").propagate = True
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "images").mkdir()
         files = image_files(Path(folder) / "images")

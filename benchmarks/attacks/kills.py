@@ -37,7 +37,7 @@ import torch  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 import train  # noqa: E402
-from train_checkpoints import Checkpoints  # noqa: E402
+from modeling_ita.training_checkpoints import Checkpoints  # noqa: E402
 
 PRELOADED = (
     "transformers.models.bert.modeling_bert",

@@ -37,9 +37,8 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that it also runs where the project is not installed
 
-from dataset_scripts.packaged_encoder import MINILM, encoder_folder
-from hub_card.export import export_model
-from hub_card.handler import EndpointHandler, Limits
+from hub_card.hub.exported_folder import export_model
+from hub_card.hub.handler import EndpointHandler, Limits
 from modeling_ita import (
     ItaForTokenClassification,
     ItaProcessor,
@@ -47,6 +46,7 @@ from modeling_ita import (
     MgcmtProcessor,
     TagScheme,
 )
+from modeling_ita.packaged_encoder import MINILM, encoder_folder
 
 GIB = 2**30
 CPU_SECONDS = 20

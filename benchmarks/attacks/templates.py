@@ -42,22 +42,23 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that it also runs where the project is not installed
 
-from dataset_scripts.context_preview import Card, write_preview
-from dataset_scripts.dataset_card import dataset_card, merged_card
-from hub_card.calibration_report import calibration_report
-from hub_card.card import make_card
-from hub_card.card_examples import run_examples, snippets
-from hub_card.card_figure import card_figure
-from hub_card.errors import EvaluatedPost, analyse
-from hub_card.eval_results import write_eval_results
-from hub_card.export import export_model, main
-from hub_card.report import make_report
-from hub_card.report_page import write_page
-from hub_card.requirements import requirements
-from hub_card.scores import score_views
+from dataset_scripts.contexts.context_preview import Card, write_preview
+from dataset_scripts.hub.dataset_card import dataset_card, merged_card
+from hub_card.card.card import make_card
+from hub_card.card.card_examples import run_examples, snippets
+from hub_card.card.card_figure import card_figure
+from hub_card.card.eval_results import write_eval_results
+from hub_card.card.requirements import requirements
+from hub_card.export import main
+from hub_card.hub.exported_folder import export_model
+from hub_card.predictions.calibration_report import calibration_report
+from hub_card.report.report import make_report
+from hub_card.report.report_page import write_page
+from hub_card.scores.errors import EvaluatedPost, analyse
+from hub_card.scores.scores import score_views
 from hub_card.space.space_folder import write_space
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor
-from modeling_ita.configuration_ita import Span
+from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 
 ROOT = Path(__file__).parents[2]
@@ -427,7 +428,7 @@ def attack_checkpoint(name: str, folder: Path, sentinel: Path, routes: Sequence[
 
 def attack_push(folders: Mapping[str, Path], sentinel: Path, home: Path) -> list[Result]:
     """Folders pushed to a Hub on this machine."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from forked import run_python
     from loopback_hub import LoopbackHub
 

@@ -167,7 +167,8 @@ def in_one_line(error: BaseException, most: int = 600) -> str:
 
 def looks(pipe: Any) -> bool:
     """Whether the model looks at images itself, and not only at what is said of them."""
-    return getattr(pipe.model, "vision", None) is not None
+    # Checkpoints of version 0.1 bring code that has no `sees_images`.
+    return getattr(pipe.model, "sees_images", getattr(pipe.model, "vision", None) is not None)
 
 
 def kinds_of(pipe: Any) -> list[str]:

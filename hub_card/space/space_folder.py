@@ -14,8 +14,8 @@ from typing import Any
 from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from hub_card.hub_names import check_repository, check_revision
-from hub_card.requirements import recipes, requirements, system_packages
+from hub_card.card.hub_names import check_repository, check_revision
+from hub_card.card.requirements import recipes, requirements, system_packages
 from modeling_ita.checkpoint_files import read_object
 from modeling_ita.markup import render
 from modeling_ita.whole_files import written_folder

@@ -1,0 +1,48 @@
+"""Posts as they are trained on, and the order in which an epoch takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from modeling_ita.data_collator import Example
+from modeling_ita.tag_scheme import TagScheme
+from modeling_ita.visual_context import VisualContext
+
+
+def read_examples(
+    rows: datasets.Dataset, given: TagScheme, scheme: TagScheme, *, with_images: bool = False
+) -> list[Example]:
+    """The posts of a split, their tags turned from the corpus' scheme into the model's.
+
+    Args:
+        rows: the split.
+        given: the corpus' tag set.
+        scheme: the model's tag set.
+        with_images: whether the model looks at images; they are named here, and not opened.
+    """
+    wanted = ["id", "words", "tags", "context", *(["image"] if with_images else [])]
+    rows = rows.select_columns([column for column in wanted if column in rows.column_names])
+    if "image" in rows.column_names:
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+    examples = []
+    for row in rows:
+        tags = scheme.encode(given.spans(row["tags"]), len(row["words"]))
+        context = VisualContext.from_dict(row.get("context") or {})
+        file = row.get("image") or {}
+        examples.append(Example(row["id"], row["words"], tags, context, file.get("bytes") or file.get("path")))
+    return examples
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of one epoch: every post once, neighbours in length together, all of nearly one size.
+
+    A function of its arguments alone, so that training resumes in the middle of an epoch without replaying it.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = get_length_grouped_indices(list(lengths), batch_size, generator=generator)
+    batches = [chunk.tolist() for chunk in torch.tensor(order).tensor_split(-(-len(order) // batch_size))]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

@@ -1,0 +1,420 @@
+"""What an Inference Endpoint runs: posts as JSON, alone, with an image, a context or both, to entities as JSON.
+
+It lies in the model's folder and needs nothing but that folder, torch, transformers and what the model's images need.
+A request is `{"inputs": …, "parameters": {…}}`, and an input one of
+
+    "Phoenix tonight!"
+    {"text": "Phoenix tonight!", "image": "<the file in base64, or a data: URI>"}
+    {"text": "Phoenix tonight!", "context": {"captions": ["a skyline at night"], "ocr": ["SUNS"]}}
+    {"text": "Phoenix tonight!", "image": "…", "context": {"object_tags": ["person", "sports ball"]}}
+
+or a list of these. One input is answered by its result, a list by the list of its results in the same order. A result
+is what the pipeline gives: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
+object of `entities` and `context`. With the parameter `is_split_into_words` a post is a list of words, and stands as
+`"words"` in an object.
+
+The context of an image is made by the aligners that the model names; a given one goes before that. ITA sees nothing
+but the context: with one given, the image is not looked at. MGCMT looks at the image itself, with a context and
+without, and of a context takes the objects; if it names no aligners, an image alone comes without objects. (An MGCMT
+that was made without a vision encoder sees the context only, as ITA does.)
+
+**Errors** are JSON as well: `{"error": {"status": 422, "message": "…", "input": 3}}`. One that concerns an input (its
+number, from 0) stands in the place of that input's result, and the other inputs are answered. One that concerns the
+whole request has no `input` and is the whole answer. Nothing is raised, because an endpoint makes the same status 400
+of all that is: what went wrong is read here and not in the status line. `status` means what it means in HTTP:
+
+    400  the request, an input, a parameter or a context is not of the form above; an image is a URL or no base64
+    413  more of something than the limits below allow. Some hold for all inputs of a request together: those that fit
+         are answered, the first ones first, and each of the others stands as an error: send it in another request
+    415  an image is none of JPEG, PNG, GIF, WebP, BMP and TIFF
+    422  an image is of these, and cannot be read: it is damaged or truncated. Whoever sends an image counts on its
+         being seen, so this is an error, and no silent answer for the post alone; a blank image is none
+    500  it is the server's fault, or the model's, whose numbers are not finite
+    501  the model needs the context of an image, and names no way to make one that runs here: send a context
+
+Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. No post, no
+context and no image is logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import json
+import logging
+import os
+import re
+import reprlib
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers import pipeline
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+IMAGES_AT_ONCE = 8  # on an accelerator; decoded images take some 15 MB each
+MESSAGE = 500  # characters of an error at most: what was sent is not sent back
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 100
+PARAMETERS = {
+    "aggregation_strategy": ((str,), "a string"),
+    "batch_size": ((int,), "an integer"),
+    "ignore_labels": ((list, tuple), "a list of strings"),
+    "is_split_into_words": ((bool,), "true or false"),
+    "min_score": ((int, float), "a number"),
+    "return_context": ((bool,), "true or false"),
+}
+
+
+class Limits(NamedTuple):
+    """What a request may hold at most. The environment variable named beside each overrides it."""
+
+    inputs: int = 128  # ITA_MAX_INPUTS
+    characters: int = 10_000  # ITA_MAX_CHARACTERS, of a post, and of its context as JSON
+    words: int = 5_000  # ITA_MAX_WORDS, of a post that comes as words, empty ones included
+    image_bytes: int = 10 * 2**20  # ITA_MAX_IMAGE_BYTES, of the file, before base64
+    image_pixels: int = 25_000_000  # ITA_MAX_IMAGE_PIXELS, width × height; the model's own reader has a limit too
+    # of all inputs together:
+    total_characters: int = 200_000  # ITA_MAX_TOTAL_CHARACTERS, of posts and contexts; a word's end counts as one
+    tokens: int = 16_384  # ITA_MAX_TOKENS, that the encoder reads; those in the overlap of two windows count twice
+    images: int = 16  # ITA_MAX_IMAGES
+    total_image_bytes: int = 32 * 2**20  # ITA_MAX_TOTAL_IMAGE_BYTES
+    total_image_pixels: int = 64_000_000  # ITA_MAX_TOTAL_IMAGE_PIXELS
+    image_seconds: int = 6  # ITA_MAX_IMAGE_SECONDS, that images are looked at; the one in work is finished
+
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """The limits, overridden where the environment says so.
+
+        Raises:
+            ValueError: a variable is no positive integer.
+        """
+        given = {name: os.environ.get(f"ITA_MAX_{name.upper()}") for name in cls._fields}
+        for name, value in given.items():
+            if value is not None and not re.fullmatch(r"0*[1-9][0-9]*", value):
+                raise ValueError(f"ITA_MAX_{name.upper()} is {value!r} (expected a positive integer)")
+        return cls(**{name: int(value) for name, value in given.items() if value is not None})
+
+
+class _Refused(Exception):
+    """A request, or an input of it, that is not answered."""
+
+    def __init__(self, status: int, message: str) -> None:
+        message = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", _without_halves(message))
+        super().__init__(message if len(message) <= MESSAGE else f"{message[: MESSAGE - 2]} …")
+        self.status = status
+
+    def to_dict(self, **place: int) -> dict[str, Any]:
+        return {"error": {"status": self.status, "message": str(self), **place}}
+
+
+class _Spent:
+    """What the inputs of a request have taken of the limits that they share."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits._asdict()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, **amounts: int) -> None:
+        """Refuses an input that takes more than there is left of a limit; it takes nothing then."""
+        for name, amount in amounts.items():
+            total, limit = self._taken[name] + amount, self._limits[name]
+            if total > limit:
+                what = f"{name.removeprefix('total_').replace('_', ' ')} (expected at most {limit:,})"
+                if amount > limit:
+                    raise _Refused(413, f"the input has {amount:,} {what}")
+                raise _Refused(413, f"with this input the request has {total:,} {what}: send it in another request")
+        self._taken.update(amounts)
+
+
+class EndpointHandler:
+    """Answers requests with the model of one folder, see the module's own text.
+
+    Args:
+        path: the folder; default: the one in which this file lies.
+
+    Attributes:
+        pipe: the pipeline.
+        limits: the size limits, from the environment.
+
+    Raises:
+        ValueError: an environment variable is no limit.
+        OSError: there is no model in the folder.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.limits = Limits.from_environment()
+        self.pipe: Any = pipeline(
+            "token-classification",
+            model=path or os.path.dirname(os.path.abspath(__file__)),
+            trust_remote_code=True,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+        self._sees_images = bool(self.pipe.model.sees_images)
+        self._turn = threading.Lock()  # endpoints call from several threads, and the model is one
+
+    def __call__(self, data: Mapping[str, Any]) -> Any:
+        """The answer to one request, as JSON values; see the module's own text."""
+        try:
+            inputs, parameters = self._request(data)
+            split = parameters.get("is_split_into_words", False)
+            is_list = isinstance(inputs, (list, tuple)) and not (split and inputs and isinstance(inputs[0], str))
+            items: Sequence[Any] = inputs if is_list else [inputs]
+            if len(items) > self.limits.inputs:
+                raise _Refused(413, f"{len(items):,} inputs (expected at most {self.limits.inputs:,})")
+            with self._turn:
+                results = self._answer(items, split, parameters)
+        except Exception as error:
+            return _failure(error).to_dict()
+        answers = [row.to_dict(input=n) if isinstance(row, _Refused) else row for n, row in enumerate(results)]
+        return answers if is_list else answers[0]
+
+    def _request(self, data: Any) -> tuple[Any, dict[str, Any]]:
+        if not isinstance(data, Mapping) or "inputs" not in data:
+            raise _Refused(400, 'the request has no "inputs" (expected {"inputs": …, "parameters": {…}})')
+        _check_keys("the request", data, ("inputs", "parameters"))
+        parameters = {} if data.get("parameters") is None else data["parameters"]
+        if not isinstance(parameters, Mapping):
+            raise _Refused(400, '"parameters" is not an object')
+        _check_keys('"parameters"', parameters, tuple(PARAMETERS))
+        given = {name: value for name, value in parameters.items() if value is not None}
+        for name, value in given.items():
+            types, expected = PARAMETERS[name]
+            is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            if not is_right or (name == "ignore_labels" and not _is_list_of_strings(value)):
+                raise _Refused(400, f"the parameter {name!r} is not {expected}")
+        for name, size in (
+            ("batch_size", given.get("batch_size", 0)),
+            ("ignore_labels", len(given.get("ignore_labels", ()))),
+        ):
+            if size > self.limits.inputs:
+                raise _Refused(413, f"{name} is {_shown(size)} (expected at most {self.limits.inputs:,})")
+        try:
+            self.pipe([], **given)  # checks values without labelling anything
+        except ValueError as error:
+            raise _Refused(400, str(error)) from None
+        return data["inputs"], given
+
+    def _answer(self, items: Sequence[Any], split: bool, parameters: dict[str, Any]) -> list[Any]:
+        """The result of every input, or why there is none."""
+        spent = _Spent(self.limits)
+        results: list[Any] = [_attempt(self._read, item, split, spent) for item in items]
+        self._look_at_images(results)
+        posts = [n for n, post in enumerate(results) if not isinstance(post, _Refused)]
+        counts = _each(lambda chosen: self.pipe.count_tokens(chosen, split), [results[n] for n in posts])
+        for n, count in zip(posts, counts, strict=True):
+            refused = count if isinstance(count, _Refused) else _attempt(lambda count=count: spent.take(tokens=count))
+            results[n] = refused or results[n]
+        posts = [n for n in posts if not isinstance(results[n], _Refused)]
+        found = _each(lambda chosen: self.pipe(chosen, **parameters), [results[n] for n in posts])
+        for n, result in zip(posts, found, strict=True):
+            results[n] = _with_plain_context(result) if isinstance(result, dict) else result
+        return results
+
+    def _look_at_images(self, results: list[Any]) -> None:
+        """Gives the posts that have an image and need its context that context, or says why there is none."""
+        pictured = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and "image" in post]
+        at_once = 1 if self.pipe.device.type == "cpu" else IMAGES_AT_ONCE
+        begin = _clocks()
+        for start in range(0, len(pictured), at_once):
+            chunk = pictured[start : start + at_once]
+            is_late = min(now - then for now, then in zip(_clocks(), begin, strict=True)) > self.limits.image_seconds
+            for n in chunk:
+                refused = self._too_late() if is_late else _attempt(self._check_pixels, results[n]["image"])
+                results[n] = refused or results[n]
+            chunk = [n for n in chunk if not isinstance(results[n], _Refused) and "context" not in results[n]]
+            for n, context in zip(chunk, _each(self._see, [results[n]["image"] for n in chunk]), strict=True):
+                results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
+
+    def _too_late(self) -> _Refused:
+        limit = self.limits.image_seconds
+        return _Refused(
+            413, f"the images of this request took more than {limit:,} s: send this one in another request"
+        )
+
+    def _read(self, item: Any, split: bool, spent: _Spent) -> dict[str, Any]:
+        """An input as the pipeline takes it, its image as the file's bytes."""
+        key = "words" if split else "text"
+        post = dict(item) if isinstance(item, Mapping) else {key: item}
+        _check_keys("the input", post, (key, "image", "context"))
+        content: Any = post.get(key)
+        if not (_is_list_of_strings(content) if split else isinstance(content, str)):
+            raise _Refused(400, f"the input has no {key!r} that is {'a list of strings' if split else 'a string'}")
+        if split and len(content) > self.limits.words:
+            raise _Refused(413, f"the post has {len(content):,} words (expected at most {self.limits.words:,})")
+        characters = sum(map(len, content))
+        self._check_characters("the post", characters)
+        post[key] = [_without_halves(word) for word in content] if split else _without_halves(content)
+        context, image = post.pop("context", None), post.pop("image", None)
+        characters += len(content) * split
+        if context is not None:
+            if not isinstance(context, Mapping):
+                raise _Refused(400, 'the context is not an object such as {"captions": ["a dog"]}')
+            written = _as_json(context)
+            self._check_characters("the context", len(written))
+            characters += len(written)
+            post["context"] = json.loads(written)
+        looked_at = image is not None and (self._sees_images or context is None)
+        spent.take(total_characters=characters, images=int(looked_at))
+        if not looked_at:
+            return post
+        file, pixels = self._image(image)
+        spent.take(total_image_bytes=len(file), total_image_pixels=pixels)
+        return {**post, "image": file}
+
+    def _check_characters(self, name: str, characters: int) -> None:
+        if characters > self.limits.characters:
+            raise _Refused(413, f"{name} has {characters:,} characters (expected at most {self.limits.characters:,})")
+
+    def _image(self, image: Any) -> tuple[bytes, int]:
+        """The bytes of an image's file, if they are few enough and of a known format, and how many pixels it has."""
+        if not isinstance(image, str):
+            raise _Refused(400, "the image is not a string (expected the file in base64)")
+        encoded = image
+        if image.startswith("data:"):
+            head, _, encoded = image.partition(",")
+            if not head.endswith(";base64"):
+                raise _Refused(400, "the image is a data: URI without base64 (expected data:image/png;base64,…)")
+        elif re.match(r"[a-zA-Z][\w+.-]*:", image):
+            raise _Refused(400, "the image is a URL, and nothing is fetched: send the file itself, in base64")
+        too_large = f"the image has more than {self.limits.image_bytes:,} bytes"
+        if len(encoded) > self.limits.image_bytes * 3 // 2 + 4:  # with line breaks
+            raise _Refused(413, too_large)
+        try:
+            content = base64.b64decode("".join(encoded.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise _Refused(400, "the image is not base64 (a path is not read: send the file itself)") from None
+        if len(content) > self.limits.image_bytes:
+            raise _Refused(413, too_large)
+        return content, self._pixels(content)
+
+    def _pixels(self, content: bytes) -> int:
+        try:
+            with Image.open(BytesIO(content), formats=FORMATS) as picture:
+                width, height = picture.size
+        except UnidentifiedImageError:
+            raise _Refused(415, f"the image is none of {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError:
+            raise _Refused(413, f"the image has more than {self.limits.image_pixels:,} pixels") from None
+        except Exception as error:  # a damaged header raises whatever it likes
+            raise _Refused(422, f"the image cannot be read: {error}") from None
+        if width * height > self.limits.image_pixels:
+            raise _Refused(
+                413, f"the image has {width:,} × {height:,} pixels (expected at most {self.limits.image_pixels:,})"
+            )
+        return width * height
+
+    def _check_pixels(self, content: bytes) -> None:
+        """Refuses an image that the pipeline would leave out: what the reader that came with the model cannot open."""
+        if not self._sees_images:
+            return  # the aligners' builder says so
+        reader = importlib.import_module(".image_file", type(self.pipe).__module__.rpartition(".")[0])
+        try:
+            reader.open_image(content)
+        except reader.UnreadableImage as error:
+            raise _Refused(422, f"the image cannot be read: {error.__cause__ or error}") from None
+
+    def _see(self, images: list[bytes]) -> list[Any]:
+        """The context of every image, or why there is none; None where the model looks and names no aligners."""
+        try:
+            builder = self.pipe.context_builder
+        except ValueError as error:
+            if self.pipe.processor.context_builder is not None:  # it names a way, and not one that may be taken
+                raise _Refused(501, f'this model cannot read images: send a "context" instead ({error})') from None
+            if self._sees_images:
+                return [None] * len(images)
+            raise _Refused(501, 'this model names no way to read images: send a "context" instead') from None
+        examined = builder.align([builder.examine(image) for image in images])
+        return [
+            _Refused(422, f"the image cannot be read: {image.detail}")
+            if image.state == "unreadable"
+            else image.context(builder.aligners)
+            for image in examined
+        ]
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock and of the CPU; the fewer count, as a busy machine adds to one and threads to the other."""
+    return time.monotonic(), time.process_time()
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
+def _check_keys(name: str, given: Mapping[Any, Any], known: tuple[str, ...]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise _Refused(
+            400, f"{name} has the unknown key {_shown(unknown[0])} (expected {', '.join(map(repr, known))})"
+        )
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, however large."""
+    try:
+        return f"{value:,}" if isinstance(value, int) else SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "too large a number"
+
+
+def _without_halves(text: str) -> str:
+    """A text without halves of surrogate pairs, as a cut emoji leaves in JSON: no answer could be sent with them."""
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
+
+
+def _as_json(context: Mapping[str, Any]) -> str:
+    try:
+        return _without_halves(json.dumps(context, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise _Refused(
+            400, "the context is not made of JSON values, nests too deeply, or holds a number that is none"
+        ) from None
+
+
+def _with_plain_context(result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose context was JSON within JSON, which may hold what JSON cannot."""
+    context = result["context"]
+    return {**result, "context": None if context is None else json.loads(_as_json(context))}
+
+
+def _attempt(step: Callable[..., Any], *given: Any) -> Any:
+    """What a step returns, or why it returns nothing."""
+    try:
+        return step(*given)
+    except Exception as error:
+        return _failure(error)
+
+
+def _each(step: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
+    """A step over a batch; if that fails, over one after the other, so that one item does not cost the others."""
+    try:
+        return step(items)
+    except Exception as error:
+        if len(items) == 1:
+            return [_failure(error)]
+    return [result for item in items for result in _each(step, [item])]
+
+
+def _failure(error: Exception) -> _Refused:
+    if isinstance(error, _Refused):
+        return error
+    place, _, message = str(error).partition(": ")
+    if isinstance(error, (TypeError, ValueError)) and place == "input 0":  # so the pipeline names what the caller did
+        return _Refused(400, message)
+    if isinstance(error, FloatingPointError):  # tells of the model, and nothing of the post
+        logger.error("%s", error)
+        return _Refused(500, message or str(error))
+    # A message may quote the post. These two are of packages and files of the server, and tell what to install.
+    message = f": {error}" if isinstance(error, (ImportError, OSError)) else ""
+    logger.error("%s%s\n%s", type(error).__name__, message, "".join(traceback.format_tb(error.__traceback__)))
+    return _Refused(500, f"the server failed ({type(error).__name__})")

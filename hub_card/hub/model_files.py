@@ -1,0 +1,62 @@
+"""What the folder of a model holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import modeling_ita
+
+# By the configuration's `model_type`.
+AUTO_MAPS = {
+    system: {
+        "AutoConfig": f"configuration_{system}.{name}Config",
+        "AutoModelForTokenClassification": f"modeling_{system}.{name}ForTokenClassification",
+        "AutoProcessor": f"processing_{system}.{name}Processor",
+    }
+    for system, name in (("ita", "Ita"), ("mgcmt", "Mgcmt"))
+}
+_PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
+# transformers looks the task up as it was typed, so the alias needs an entry of its own.
+CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
+
+
+def code_files(model_type: str = "ita") -> list[Path]:
+    """The modules that a checkpoint needs: those that it names, and what they import from beside them.
+
+    Args:
+        model_type: that of the model's configuration, `"ita"` or `"mgcmt"`.
+    """
+    package = Path(modeling_ita.__file__).parent
+    named = [*AUTO_MAPS[model_type].values(), str(_PIPELINE["impl"])]
+    entries = [package / f"{name.partition('.')[0]}.py" for name in named]
+    return sorted({*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))})
+
+
+def unpushed_id(model_type: str) -> str:
+    """What the card calls a model of this type until it is pushed."""
+    return f"you/{model_type}"
+
+
+def weights_tag(folder: str | Path) -> str:
+    """The tag that names these very weights on the Hub, by their sha256: what the card's snippets pin.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors: it is no exported folder")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return f"weights-{digest.hexdigest()[:8]}"
+
+
+def _is_earlier(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and str(_PIPELINE["impl"]) in config.read_text(encoding="utf-8")

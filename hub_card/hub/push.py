@@ -1,0 +1,127 @@
+"""An exported folder on the Hub: one commit, and a tag that names its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HTTPError
+
+from hub_card.card.eval_results import EVAL_RESULTS_FILES
+from hub_card.card.hub_names import check_repository, check_revision
+from hub_card.hub.model_files import AUTO_MAPS, CUSTOM_PIPELINES, unpushed_id, weights_tag
+from modeling_ita.checkpoint_files import check_model_files, check_processor_files, read_object
+from modeling_ita.word_neighbours import WORDS_FILE
+
+# Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
+STALE = ("*.py", "*.safetensors", "*.safetensors.index.json", WORDS_FILE, *EVAL_RESULTS_FILES.values())
+
+
+class Pushed(NamedTuple):
+    """Where a model lies now: `repository`, the `commit`'s id, and `tag`, the name of its weights."""
+
+    repository: str
+    commit: str
+    tag: str
+
+
+def open_repository(repository: str, private: bool | None = None) -> None:
+    """Makes the repository if it is not there; before hours of training this shows whether one may write to it.
+
+    Args:
+        repository: `owner/name`.
+        private: whether a new repository is private; None is the owner's default.
+
+    Raises:
+        OSError: the Hub cannot be reached, or refuses.
+        ValueError: the name is none that the Hub takes.
+    """
+    check_repository(repository)
+    try:
+        HfApi().create_repo(repository, private=private, exist_ok=True)
+    except HTTPError as error:
+        raise OSError(
+            f"{repository} cannot be written to (hf auth login, or the variable HF_TOKEN, says who you are): {error}"
+        ) from error
+
+
+def push_model(
+    folder: str | Path,
+    repository: str,
+    private: bool | None = None,
+    *,
+    branch: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Puts an exported folder on the Hub in one commit, and tags the commit with the name of its weights.
+
+    The card tells how to load the model by its name on the Hub. Code and weights of an earlier push that the folder
+    does not have are removed in the same commit. A tag that is there already stays where it is: what was pinned by it
+    does not change. After an interruption the same call goes on with the files that are not there yet.
+
+    Args:
+        folder: what `export_model` wrote.
+        repository: `owner/name`; made if it is not there.
+        private: whether a new repository is private; None is the owner's default.
+        branch: the branch to commit to, made from main if it is not there. Default: main.
+        message: the commit's message.
+
+    Raises:
+        ValueError: the folder is no export, or the name is none that the Hub takes.
+        OSError: the Hub cannot be reached, or refuses.
+    """
+    folder = Path(folder)
+    config = folder / "config.json"
+    settings = read_object(config) if config.is_file() else {}
+    if CUSTOM_PIPELINES["ner"]["impl"] not in json.dumps(settings):
+        raise ValueError(f"{folder} is no exported folder (train.py leaves one in OUTPUT/model)")
+    system = settings.get("model_type")
+    if system not in AUTO_MAPS:
+        raise ValueError(f"{config} names the model_type {system!r:.80} (expected {' or '.join(AUTO_MAPS)})")
+    if branch:
+        check_revision(branch)
+    check_model_files(folder)
+    check_processor_files(folder)
+    tag = weights_tag(folder)
+    open_repository(repository, private)
+    api = HfApi()
+    try:
+        if branch:
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        added = list(_additions(folder, repository, system))
+        names = {operation.path_in_repo for operation in added}
+        there = set(api.list_repo_files(repository, revision=branch)) - names
+        stale = [CommitOperationDelete(name) for name in sorted(there) if any(fnmatch(name, kind) for kind in STALE)]
+        commit = api.create_commit(
+            repository, [*added, *stale], commit_message=message or f"Add {tag} with code and card", revision=branch
+        )
+        api.create_tag(repository, tag=tag, revision=commit.oid, exist_ok=True)
+    except HTTPError as error:
+        raise OSError(
+            f"{folder} could not be pushed to {repository} (nothing of it is lost; the same command goes on): {error}"
+        ) from error
+    return Pushed(repository, commit.oid, tag)
+
+
+def push_text(pushed: Pushed) -> str:
+    """What to do with a pushed model, for people."""
+    return (
+        f"{pushed.repository} is at commit {pushed.commit}, tag {pushed.tag}\n\n"
+        f'pipeline("token-classification", model="{pushed.repository}", revision="{pushed.commit}", '
+        "trust_remote_code=True)"
+    )
+
+
+def _additions(folder: Path, repository: str, model_type: str) -> Iterator[CommitOperationAdd]:
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if any(part in (".git", ".cache", "__pycache__") for part in file.relative_to(folder).parts):
+            continue
+        content: str | bytes = str(file)
+        if name == "README.md":
+            content = file.read_text(encoding="utf-8").replace(unpushed_id(model_type), repository).encode()
+        yield CommitOperationAdd(name, content)

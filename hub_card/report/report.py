@@ -1,0 +1,293 @@
+"""The report of a run: how it is made, kept and shown, alone and with the other runs of its name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, NotRequired, TypedDict
+
+from hub_card.scores.intervals import Counts, bootstrap_f1
+from hub_card.scores.scores import Scoring, ViewReport
+from hub_card.scores.signature import Signature, shared_lines
+from hub_card.scores.views import view_title
+from modeling_ita.checkpoint_files import read_object, reading
+from modeling_ita.whole_files import write_text
+
+PACKAGES = (
+    "ita-mner",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "seqeval",
+    "huggingface_hub",
+)
+
+
+class GoldFile(TypedDict):
+    """The file with the gold tags of a split: what its scores' signatures say of the data.
+
+    `known_as` is the published file that it is, as in `twitter2017-umt test`, or `unknown`; `repaired` counts the
+    tags that were not well-formed in it and were repaired before the scores were made.
+    """
+
+    sha256: str
+    known_as: NotRequired[str]
+    repaired: int
+
+
+def gold_files(corpus: Mapping[str, Any], text_files: Mapping[str, str | os.PathLike[str]]) -> dict[str, GoldFile]:
+    """By split, what the signature of its scores says of the gold tags.
+
+    Args:
+        corpus: the report of the data set: `data` (by file, `sha256` and `known_as`) and `splits` (`tags_repaired`).
+        text_files: the file of every split.
+    """
+    return {
+        split: GoldFile(
+            sha256=corpus["data"][str(path)]["sha256"],
+            known_as=corpus["data"][str(path)]["known_as"],
+            repaired=corpus["splits"][split]["tags_repaired"],
+        )
+        for split, path in text_files.items()
+    }
+
+
+def make_report(
+    *,
+    name: str,
+    scores: Mapping[str, Mapping[str, ViewReport]],
+    counts: Mapping[str, Any],
+    data: Mapping[str, Any],
+    command: str,
+    history: Mapping[str, Sequence[Mapping[str, Any]]],
+    config: Mapping[str, Any],
+    gold: Mapping[str, GoldFile] | None = None,
+    **analyses: Any,
+) -> dict[str, Any]:
+    """The report of a run: its scores, and all that is needed to judge and to repeat them.
+
+    Args:
+        name: what the run is called; runs that differ in nothing but the seed share it.
+        scores: per split (`"valid"`, `"test"`) the result of `score_views`.
+        counts: everything lost or repaired, as the data set and the processor counted it.
+        data: what the scores were measured on: for every file `{"sha256": …}` and what else is known of it.
+        command: the command line of the run.
+        history: `{"steps": [...], "evaluations": [...]}`, a dict for each logged training step (`step`, `epoch`,
+            `loss`, `text_loss`, `cross_loss`, `cva_loss`, `lr`) and for each evaluation on valid (`epoch`, `step`,
+            a lenient F1 per view, `mean`, `best`).
+        config: the settings of the run.
+        gold: per split the file with its gold tags; the scores of a split that is not named have no signature.
+        analyses: further fields, such as `ablation`, `errors` and `calibration` of `evaluate_model`.
+
+    Returns:
+        The arguments but `gold` under their own names, `signatures` (split → view → scoring → the line of a
+        `Signature`), `versions` (`None` for a package that is not installed) and `created` (UTC), in plain JSON
+        types. Numbers that are not finite, such as the loss of a diverged run, become `None`.
+
+    Raises:
+        TypeError: a value has no JSON form; its place in the report is named.
+    """
+    report = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "scores": scores,
+        "signatures": _make_signatures(scores, gold or {}),
+        "counts": counts,
+        "data": data,
+        "versions": installed_versions(),
+        "config": config,
+        "history": history,
+        **analyses,
+    }
+    return {key: _plain(value, key) for key, value in report.items()}
+
+
+def _make_signatures(
+    scores: Mapping[str, Mapping[str, ViewReport]], gold: Mapping[str, GoldFile]
+) -> dict[str, dict[str, dict[str, str]]]:
+    version = installed_versions()["ita-mner"] or "unknown"
+    readings: tuple[Scoring, ...] = ("lenient", "strict")
+    signatures: dict[str, dict[str, dict[str, str]]] = {}
+    for split in scores.keys() & gold.keys():
+        file = gold[split]
+        # The published files are known as "corpus split", and the split has a field of its own.
+        corpus = file.get("known_as", "unknown").rpartition(" ")[0] or None
+        for view, scored in scores[split].items():
+            signatures.setdefault(split, {})[view] = {
+                scoring: str(
+                    Signature(
+                        checksum=file["sha256"][:8],
+                        known_as=corpus,
+                        split=split,
+                        view=view,
+                        scheme=scoring,
+                        types=tuple(sorted(t for t, s in scored[scoring]["types"].items() if s["gold"])),
+                        gold=scored[scoring]["gold"],
+                        posts=scored["posts"],
+                        repairs=file["repaired"],
+                        lost=scored["lost_entities"],
+                        version=version,
+                    )
+                )
+                for scoring in readings
+            }
+    return {split: signatures[split] for split in scores if split in signatures}
+
+
+def signature_of(report: Mapping[str, Any], split: str, view: str, scoring: Scoring = "lenient") -> Signature | None:
+    """The signature of a score in a report; None if it has none, as in the reports of older versions.
+
+    Raises:
+        ValueError: what the report has there is no signature.
+    """
+    line = report.get("signatures", {}).get(split, {}).get(view, {}).get(scoring)
+    return None if line is None else Signature.parse(line)
+
+
+def counts_of(scored: Mapping[str, Any]) -> Counts | None:
+    """The lenient entities of every post, from the scores of one view; None if they are not in the report.
+
+    Raises:
+        ValueError: the counts cannot be those of posts.
+    """
+    counts = scored.get("post_counts")
+    return None if counts is None else Counts(counts["gold"], counts["predicted"], counts["correct"])
+
+
+def installed_versions() -> dict[str, str | None]:
+    """The versions of Python and of the packages that a run depends on, `None` for one that is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _plain(value: Any, place: str) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if getattr(value, "shape", None) == ():  # a number of numpy or torch
+        return _plain(value.item(), place)
+    raise TypeError(f"{place} of the report is a {type(value).__name__} (expected numbers, strings, lists and dicts)")
+
+
+def write_report(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a report as JSON; a reader of `path` sees the old file or the whole new one, never a part."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    # Lists of integers, such as the counts of every post, on one line each; no string of JSON holds a newline.
+    text = re.sub(r"\[\n\s+(\d+(?:,\n\s+\d+)*)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(path, text + "\n")
+
+
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a report that `write_report` wrote.
+
+    Raises:
+        ValueError: the file is no report; what is wrong with it is named.
+    """
+    report = read_object(path)
+    if not {"name", "scores", "data"} <= report.keys():
+        raise ValueError(f"{path} is no report of a run (expected an object with name, scores and data)")
+    with reading(path):
+        _check_form(report)
+    return report
+
+
+def _check_form(report: Mapping[str, Any]) -> None:
+    """Refuses a report whose scores are not where they are looked for."""
+    if not isinstance(report["name"], str):
+        raise ValueError("name is not a string")
+    for name in ("data", "signatures"):
+        _object(name, report.get(name, {}))
+    for split, views in _object("scores", report["scores"]).items():
+        for view, scored in _object(f"scores.{split}", views).items():
+            for scoring in {"lenient", "strict"} & _object(f"scores.{split}.{view}", scored).keys():
+                _object(f"scores.{split}.{view}.{scoring}", scored[scoring])
+
+
+def _object(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is not an object")
+    return value
+
+
+def format_table(report: Mapping[str, Any], split: str = "test") -> str:
+    """A report's scores on one split as a text table, a row for each view, and the signatures of the scores below.
+
+    Behind the lenient F1 stands its interval, which holds 95 % of 10,000 draws of posts; reports of older versions
+    have none.
+
+    Raises:
+        ValueError: the report has no scores on this split.
+    """
+    views: Mapping[str, ViewReport] = split_scores(report, split)
+    rows = [["view", "P", "R", "F1", "strict P", "strict R", "strict F1"]]
+    for view, scored in views.items():
+        lenient, strict = (
+            [f"{100 * s['precision']:.1f}", f"{100 * s['recall']:.1f}", f"{100 * s['f1']:.1f}"]
+            for s in (scored["lenient"], scored["strict"])
+        )
+        rows.append([view_title(view), *lenient[:2], format_f1(scored), *strict])
+    lines = aligned(rows)
+    lost = [
+        f"{view_title(view)}: {scored['lost_words']:,} words with {scored['lost_entities']:,} entities were never seen"
+        " by the model and count as missed"
+        for view, scored in views.items()
+        if scored["lost_words"]
+    ]
+    sizes = {f"{scored['posts']:,} posts, {scored['lenient']['gold']:,} entities" for scored in views.values()}
+    title = f"{split}, in percent: {' / '.join(sorted(sizes))}"
+    return "\n".join([title, *lines, *lost, *shared_lines(_signatures(report, split, ("lenient", "strict")))])
+
+
+def format_f1(scored: Mapping[str, Any]) -> str:
+    """A view's lenient F1 in percent with its interval over posts, `67.8 [58.9, 76.0]`, or without, if it has none."""
+    counts = counts_of(scored)
+    interval = "" if counts is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in bootstrap_f1(counts)))
+    return f"{100 * scored['lenient']['f1']:.1f}{interval}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a text table: the first row over a rule, the first column flush left, all others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return [lines[0], "  ".join("─" * width for width in widths), *lines[1:]]
+
+
+def _signatures(report: Mapping[str, Any], split: str, readings: Sequence[Scoring]) -> list[Signature]:
+    found = [signature_of(report, split, view, scoring) for scoring in readings for view in report["scores"][split]]
+    return [signature for signature in found if signature is not None]
+
+
+def split_scores(report: Mapping[str, Any], split: str) -> Mapping[str, ViewReport]:
+    """The scores of a report on one split, by view.
+
+    Raises:
+        ValueError: the report has no scores on this split; those that it has are named.
+    """
+    if split not in report["scores"]:
+        held = ", ".join(report["scores"]) or "none"
+        raise ValueError(f"the report {report['name']!r} has no scores on {split!r} (it has: {held})")
+    return report["scores"][split]

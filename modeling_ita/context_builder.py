@@ -1,0 +1,335 @@
+"""Posts and images become contexts: the builder that runs the aligners, through a store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+from PIL import Image
+
+from .aligner_settings import Recipe, check_settings, integer, read_recipe
+from .aligners import Aligner, Scored, make_aligner, naming, saved_aligner, scored_strings
+from .image_file import (
+    MAX_PIXELS,
+    ImageSource,
+    UnreadableImage,
+    image_name,
+    image_sha256,
+    is_blank,
+    open_image,
+    plain_fingerprint,
+    read_image_file,
+)
+from .plain_text import shown
+from .visual_context import EXAMINATION, VisualContext, check_kind
+
+logger = logging.getLogger(__name__)
+NOT_ALIGNERS = ("store", "device", "max_pixels")  # what else a `VisualContextBuilder` takes
+MAX_ALIGNERS = 20  # that a checkpoint may name
+BUILDER_RULES = {"max_pixels": integer(1, 200_000_000)}
+
+
+class Alignment(NamedTuple):
+    """What one aligner said of one image.
+
+    Attributes:
+        strings: the strings, best or first one first.
+        scores: their scores in [0, 1].
+        origin: `model`, `revision`, `settings` and `date` (UTC, ISO 8601).
+    """
+
+    strings: list[str]
+    scores: list[float]
+    origin: dict[str, Any]
+
+
+class ContextStore(Protocol):
+    """Where alignments are kept by image and aligner: any object with `look_up`, and `add` if it can be added to."""
+
+    def look_up(self, image_sha256: str, kind: str, identity: Mapping[str, Any]) -> Alignment | None:
+        """What this aligner said of this image; None if it has not seen it. A revision None stands for any."""
+        ...
+
+
+@dataclass
+class ExaminedImage:
+    """An image that was opened, or whose contexts are known so that it need not be.
+
+    Attributes:
+        name: what to call it.
+        sha256: see `image_sha256`; empty if there is no file.
+        state: `readable`, `missing`, `unreadable` or `blank`.
+        detail: why it is unreadable; or of a picture of mostly one colour its fingerprint (`plain_fingerprint`).
+        picture: the RGB picture, if an aligner has yet to see it.
+        alignments: what is known of it, by kind.
+        is_new: whether it was opened for the first time.
+    """
+
+    name: str
+    sha256: str = ""
+    state: str = "missing"
+    detail: str = ""
+    picture: Image.Image | None = None
+    alignments: dict[str, Alignment] = field(default_factory=dict)
+    is_new: bool = False
+
+    def context(self, kinds: Iterable[str]) -> VisualContext:
+        """What the aligners of these kinds said, as a visual context."""
+        known = {kind: self.alignments[kind] for kind in kinds if kind in self.alignments}
+        return VisualContext(
+            {kind: alignment.strings for kind, alignment in known.items()},
+            {kind: {**alignment.origin, "image_sha256": self.sha256} for kind, alignment in known.items()},
+        )
+
+
+class VisualContextBuilder:
+    """Images → visual contexts, by one aligner for each kind.
+
+    ```python
+    VisualContextBuilder(captions="Salesforce/blip-image-captioning-base", ocr="rapidocr")
+    VisualContextBuilder(captions={"model": "microsoft/git-base", "settings": {"num_captions": 1}}, mood=my_function)
+    ```
+
+    An image that is missing, cannot be read, or is blank (see `is_blank`) gets an empty context, never a placeholder's
+    description. The two steps of a call can be taken one by one: `examine` opens an image and may run in several
+    threads, `align` runs the aligners on a batch.
+
+    Args:
+        store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add` and
+            is not `read_only`.
+        max_pixels: an image with more pixels counts as unreadable; at most 200 million.
+        device: where aligners on checkpoints run, if their settings do not say; None: an accelerator if there is one.
+        aligners: by kind, an aligner: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
+            `Aligner`), a function (see `FunctionAligner`), or None. A name is a checkpoint, for `ocr` also an engine
+            (see `ocr_by_name`), or `module:name` of a class or function of your own.
+
+    Attributes:
+        aligners: the aligners by kind.
+        counts: images seen since the builder was made: `images` in all, each of them one of `built` (an aligner looked
+            at it), `stored` (all was in the store), `missing`, `unreadable` and `blank`.
+
+    Raises:
+        ValueError: a name, a key or a setting is unknown, or no aligner is; or a setting is not what may be given.
+    """
+
+    def __init__(
+        self,
+        /,
+        *,
+        store: ContextStore | None = None,
+        max_pixels: int = MAX_PIXELS,
+        device: Any = None,
+        **aligners: str | Mapping[str, Any] | Aligner | Callable[..., Any] | None,
+    ) -> None:
+        VisualContext({kind: [] for kind in aligners})  # a kind that cannot be one is refused here
+        check_settings({"max_pixels": max_pixels}, BUILDER_RULES)
+        made = {kind: make_aligner(kind, aligner, device) for kind, aligner in aligners.items()}
+        self.aligners: dict[str, Aligner] = {kind: aligner for kind, aligner in made.items() if aligner is not None}
+        self.store = store
+        self.max_pixels = max_pixels
+        self.counts = dict.fromkeys(("images", "built", "stored", "missing", "unreadable", "blank"), 0)
+
+    def __call__(self, images: Sequence[ImageSource | None]) -> list[VisualContext]:
+        """The context of every image of a batch; None is a missing image.
+
+        Raises:
+            ImportError: an aligner's package is not installed.
+            OSError: an aligner's checkpoint cannot be loaded.
+            ValueError: an image is given as a URL, or an aligner does not return one list for every image.
+        """
+        examined = self.align([self.examine(source) for source in images])
+        for source, image in zip(images, examined, strict=True):
+            if source is not None and image.state != "readable":
+                why = image.detail and f": {image.detail}"
+                logger.warning("no visual context: %s is %s%s", image.name, image.state, why)
+        return [image.context(self.aligners) for image in examined]
+
+    def examine(self, source: ImageSource | None) -> ExaminedImage:
+        """Look the image up in the store, and open it if an aligner has yet to see it.
+
+        Raises:
+            ValueError: the image is given as a URL.
+            TypeError: it is neither a path nor bytes nor a PIL image.
+        """
+        if source is None:
+            return ExaminedImage("no image")
+        image = ExaminedImage(image_name(source))
+        try:
+            content = read_image_file(source) if isinstance(source, (str, os.PathLike)) else source
+        except FileNotFoundError:
+            return image
+        except OSError as error:
+            image.state, image.detail = "unreadable", str(error)
+            return image
+        if isinstance(content, Image.Image) and content.width * content.height > self.max_pixels:
+            image.state, image.detail = "unreadable", f"more than max_pixels = {self.max_pixels:,} pixels"
+            return image
+        try:
+            image.sha256 = image_sha256(content)
+        except MemoryError:
+            raise
+        except Exception as error:  # a PIL image is decoded only now, and raises whatever its file makes it raise
+            if not isinstance(content, Image.Image):
+                raise
+            image.state, image.detail = "unreadable", str(error)
+            return image
+        known = self._look_up(EXAMINATION, image.sha256)
+        if known is not None:
+            image.state, image.detail = known.strings[0], "".join(known.strings[1:])
+            if image.state == "readable":
+                self._recall(image)
+        if known is None or (image.state == "readable" and self._waiting(image)):
+            self._open(image, content)
+            image.is_new = known is None
+        return image
+
+    def align(self, images: Sequence[ExaminedImage]) -> list[ExaminedImage]:
+        """Run the aligners on those images of a batch that they have yet to see, and add what they say to the store.
+
+        The pictures are let go of.
+
+        Raises:
+            ImportError: an aligner's package is not installed.
+            OSError: an aligner's checkpoint cannot be loaded.
+            ValueError: an aligner does not return one list of strings for every image.
+        """
+        verdicts = {image.sha256: [image.state, image.detail] for image in images if image.is_new}
+        self._add(EXAMINATION, {sha256: [(text, 1.0) for text in verdict] for sha256, verdict in verdicts.items()})
+        waiting = {image.sha256: image for image in images if image.picture is not None}
+        for image in waiting.values():
+            self._recall(image)  # another process may have been faster
+        built = {image.sha256 for image in waiting.values() if self._waiting(image)}
+        for kind, aligner in self.aligners.items():
+            unseen = [image for image in waiting.values() if kind not in image.alignments]
+            if unseen:
+                found = self._run(kind, aligner, unseen)
+                alignments = self._add(kind, {image.sha256: row for image, row in zip(unseen, found, strict=True)})
+                for image in unseen:
+                    image.alignments[kind] = alignments[image.sha256]
+        for image in images:
+            if image.picture is not None:
+                image.alignments = waiting[image.sha256].alignments
+                image.picture = None
+            self.counts["images"] += 1
+            if image.state == "readable":
+                self.counts["built" if image.sha256 in built else "stored"] += 1
+                built.discard(image.sha256)
+            else:
+                self.counts[image.state] += 1
+        return list(images)
+
+    def stored(self, image_sha256: str) -> ExaminedImage | None:
+        """What the store knows of an image that was examined before; None if that is nothing."""
+        known = self._look_up(EXAMINATION, image_sha256)
+        if known is None:
+            return None
+        image = ExaminedImage(image_sha256, image_sha256, known.strings[0], "".join(known.strings[1:]))
+        self._recall(image)
+        return image
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values, for `from_dict`: by kind the aligner's model, revision and settings."""
+        recipes = {}
+        for kind, aligner in self.aligners.items():
+            recipe = getattr(aligner, "recipe", self.identities[kind])
+            recipes[kind] = {key: recipe[key] for key in ("model", "revision", "settings")}
+        return {**recipes, "max_pixels": self.max_pixels}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], /, **settings: Any) -> VisualContextBuilder:
+        """The builder that `to_dict` described; `settings` take precedence (`store=…`, `captions=None`).
+
+        What is saved may be a stranger's, so that it can name no more than `to_dict` writes: a model, its revision,
+        and those settings that affect the strings, each in its range.
+
+        Raises:
+            ValueError: a saved aligner is code of someone's own (nothing is imported because a checkpoint says so),
+                or it has a setting that is not saved, or one that is not what may be given.
+            OSError: the checkpoint of an OCR aligner can be neither found nor downloaded.
+        """
+        device = settings.get("device")
+        made: dict[str, Any] = {
+            kind: None if kind in settings else saved_aligner(kind, recipe, device)
+            for kind, recipe in check_recipes(saved).items()
+        }
+        if "max_pixels" in saved:
+            made["max_pixels"] = saved["max_pixels"]
+        return cls(**{**made, **settings})
+
+    @cached_property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """By kind, what identifies the aligner; and under `EXAMINATION`, what decides whether an image is readable."""
+        examination = {"model": "examination", "revision": "1", "settings": {"max_pixels": self.max_pixels}}
+        return {EXAMINATION: examination, **{kind: aligner.identity for kind, aligner in self.aligners.items()}}
+
+    def _open(self, image: ExaminedImage, content: ImageSource) -> None:
+        try:
+            picture = open_image(content, self.max_pixels)
+        except UnreadableImage as error:
+            # The same bytes may come under many names, so that the reason is kept without the name.
+            image.state, image.detail = "unreadable", str(error.__cause__ or error)
+            return
+        if is_blank(picture):
+            image.state = "blank"
+            return
+        image.state, image.detail, image.picture = "readable", plain_fingerprint(picture) or "", picture
+
+    def _run(self, kind: str, aligner: Aligner, images: Sequence[ExaminedImage]) -> list[Scored]:
+        try:
+            found = aligner([image.picture for image in images if image.picture is not None])
+        except Exception as error:
+            error.add_note(f"while the aligner of {kind!r} looked at {', '.join(image.name for image in images)}")
+            raise
+        if not isinstance(found, (list, tuple)) or len(found) != len(images):
+            number = len(found) if isinstance(found, (list, tuple)) else repr(found)
+            raise ValueError(f"the aligner of {kind!r} gave {number} lists for {len(images)} images")
+        return [scored_strings(kind, row) for row in found]
+
+    def _waiting(self, image: ExaminedImage) -> bool:
+        return not self.aligners.keys() <= image.alignments.keys()
+
+    def _recall(self, image: ExaminedImage) -> None:
+        for kind in self.aligners.keys() - image.alignments.keys():
+            found = self._look_up(kind, image.sha256)
+            if found is not None:
+                image.alignments[kind] = found
+
+    def _look_up(self, kind: str, image_sha256: str) -> Alignment | None:
+        if self.store is None:
+            return None
+        found = self.store.look_up(image_sha256, kind, self.identities[kind])
+        return None if found is None else Alignment(*found)
+
+    def _add(self, kind: str, found: Mapping[str, Scored]) -> dict[str, Alignment]:
+        origin = {**self.identities[kind], "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        rows = {key: Alignment([text for text, _ in row], [s for _, s in row], origin) for key, row in found.items()}
+        if rows and hasattr(self.store, "add") and not getattr(self.store, "read_only", False):
+            self.store.add(kind, rows)  # type: ignore[union-attr]
+        return rows
+
+
+def check_recipes(saved: Any) -> dict[str, Recipe]:
+    """What `VisualContextBuilder.to_dict` wrote, by kind; only its form is checked, and nothing is loaded or imported.
+
+    Raises:
+        ValueError: it is no dictionary of recipes by kind, `max_pixels` is out of range, or there are too many kinds.
+    """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"context_builder is {shown(saved)} (expected {{kind: {{'model': name, …}}, …}})")
+    recipes = {}
+    for kind, recipe in saved.items():
+        if kind == "max_pixels":
+            check_settings({"max_pixels": recipe}, BUILDER_RULES)
+            continue
+        if kind in NOT_ALIGNERS:
+            raise ValueError(f"{kind!r} is no kind of context, and no setting that is saved")
+        with naming(check_kind(kind)):
+            recipes[kind] = read_recipe(recipe)
+    if len(recipes) > MAX_ALIGNERS:
+        raise ValueError(f"context_builder names {len(recipes):,} aligners (expected at most {MAX_ALIGNERS})")
+    return recipes

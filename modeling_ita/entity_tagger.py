@@ -1,0 +1,401 @@
+"""What both models share: a text encoder, a CRF on top, decoding of entities, and checkpoints that are complete.
+
+What a model says about a word depends on that word's row alone: the window of the post it stands in, with the post's
+image and context. So a few rows at a time pass through the model, however many and however long the posts are, and
+the posts are put together again when their tags are decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .checkpoint_files import INDEX, WEIGHTS, check_model_files, check_parts, check_weights, folder_of, reading
+from .crf import LinearChainCRF
+from .tag_scheme import Span
+from .wordwise_processor import PostBatch, WordwiseProcessor
+
+NOT_FINITE = "scores that are not finite numbers: a weight is damaged, or overflows in the model's type (float16?)"
+MAX_TOKENS = 8192  # of one pass, padding included; every region of an image counts as one
+MAX_ROWS = 256  # of one pass
+IMAGES_AT_ONCE = 8  # pass through the vision encoder together
+DECODED_POSTS = 256  # pass through the CRF together, if they have no more words than this:
+DECODED_WORDS = 16_384  # padding included; a single post may have more
+
+
+class ScoredSpan(NamedTuple):
+    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
+
+    span: Span
+    score: float
+
+
+class NotFiniteError(FloatingPointError):
+    """The model gave scores that are NaN or infinite; no tags follow from them.
+
+    Args:
+        post: the number of the first such post in its batch; None if it is the CRF itself.
+    """
+
+    def __init__(self, post: int | None = None) -> None:
+        self.post = post
+        place = "the CRF has" if post is None else f"post {post}: the model gave"
+        super().__init__(f"{place} {NOT_FINITE}")
+
+
+def check_finite(emissions: torch.Tensor, mask: torch.Tensor, *scores: torch.Tensor) -> None:
+    """Refuses numbers that say nothing: the best tags of NaN would be a post without entities.
+
+    Args:
+        emissions: `(B, N, C)`.
+        mask: `(B, N)`, boolean, true on words; what `emissions` hold elsewhere does not matter.
+        scores: the CRF's, or what it made of the emissions, of any shape.
+
+    Raises:
+        NotFiniteError: one is NaN or infinite.
+    """
+    if not all(bool(score.isfinite().all()) for score in scores):
+        raise NotFiniteError
+    wrong = (~emissions.isfinite().all(-1) & mask).any(-1)  # (B,)
+    if wrong.any():
+        raise NotFiniteError(int(wrong.nonzero()[0]))
+
+
+class EntityDecoding:
+    """Decoding of a model with a `crf` and a `config` of tags: what `ItaPipeline` and the report ask of a model."""
+
+    crf: LinearChainCRF
+    config: Any
+
+    def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
+        """The best tag sequence of every post (Viterbi).
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+
+        Raises:
+            NotFiniteError: an emission or a score of the CRF is NaN or infinite.
+        """
+        check_finite(emissions, mask, *self.crf.parameters())
+        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
+        return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
+
+    def decode_scored_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[tuple[int, float]]]:
+        """The best tag sequence of every post, each tag with its posterior at its word; the arguments are the same.
+
+        Raises:
+            NotFiniteError: an emission or a score of the CRF is NaN or infinite.
+        """
+        tags = self.decode_tags(emissions, mask)
+        marginals = self.crf.log_marginals(emissions, mask)  # (B, N, C)
+        return [_with_posterior(row, post) for row, post in zip(tags, marginals, strict=True)]
+
+    def decode_entities(
+        self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
+    ) -> list[list[ScoredSpan]]:
+        """The entities of the best tag sequence of every post, each with its exact posterior.
+
+        Args:
+            emissions: `(B, N, C)`, from `ItaOutput`.
+            mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
+            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
+
+        Raises:
+            NotFiniteError: an emission, a score of the CRF or a posterior is NaN or infinite.
+            ValueError: the temperature is not a number > 0.
+        """
+        temperature = self.config.score_temperature if temperature is None else temperature
+        scheme = self.config.tag_scheme
+        entities = [scheme.spans(tags) for tags in self.decode_tags(emissions, mask)]
+        places = [(b, s.start, s.end, scheme.types.index(s.type)) for b, spans in enumerate(entities) for s in spans]
+        spans = torch.tensor(places, dtype=torch.long, device=emissions.device).reshape(-1, 4)
+        probabilities = self.crf.span_log_probability(emissions, mask, spans, temperature).exp()  # (S,)
+        check_finite(emissions, mask, probabilities)
+        scores = iter(probabilities.clamp(max=1).tolist())
+        return [[ScoredSpan(span, next(scores)) for span in row] for row in entities]
+
+
+def _with_posterior(tags: list[int], log_marginals: torch.Tensor) -> list[tuple[int, float]]:
+    """The tags of one post with their posteriors, from log marginals `(N, C)`."""
+    chosen = log_marginals[range(len(tags)), tags]  # (n,)
+    return list(zip(tags, chosen.exp().clamp(max=1).tolist(), strict=True))
+
+
+class EntityTagger(EntityDecoding, PreTrainedModel):
+    """What the models of all systems share: a text encoder below, a CRF on top, and checkpoints that are complete."""
+
+    encoder: PreTrainedModel
+    new_model = ""  # the class method that starts a new model from an encoder
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model looks at images itself, and not only at what is said about them."""
+        return False
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is broken or asks for more than a checkpoint may, and the message names it; a weight is
+                NaN or infinite; the checkpoint is one of another system, or lacks weights of the model: only with
+                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
+        """
+        with reading(name_or_path):
+            cls._check_files(name_or_path, args, kwargs)
+        with reading(name_or_path, WEIGHTS):
+            loaded: Any = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
+        model, found = loaded
+        if found["missing_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            missing = sorted(found["missing_keys"])
+            raise ValueError(
+                f"{name_or_path}: {WEIGHTS} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: "
+                f"it is no checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
+                f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
+            )
+        known = cls.config_class.model_type  # type: ignore[union-attr]
+        if model.config.model_type != known:  # one system's encoder, classifier and CRF fit the other's model
+            raise ValueError(
+                f"{name_or_path} is a checkpoint of {model.config.model_type!r}, and {cls.__name__} takes {known!r}: "
+                "AutoModelForTokenClassification takes either"
+            )
+        wrong = next((name for name, weights in model.state_dict().items() if not _is_finite(weights)), None)
+        if wrong is not None:
+            raise ValueError(f"{name_or_path}: the weight {wrong!r} would give {NOT_FINITE}")
+        return (model, found) if output_loading_info else model
+
+    @classmethod
+    def _check_files(cls, name_or_path: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuses files that are broken, or are not those of this model."""
+        if any(kwargs.get(name) is not None for name in ("state_dict", "gguf_file", "variant")):
+            return
+        folder = folder_of(name_or_path, kwargs, "config.json", WEIGHTS, INDEX)
+        if folder is None:
+            return
+        is_whole = os.path.isdir(name_or_path) or not (folder / INDEX).is_file()
+        stored = check_model_files(folder, has_weights=is_whole)
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            changed = {name: kwargs[name] for name in ("id2label", "num_labels") if name in kwargs}
+            config = cls.config_class.from_pretrained(folder, **changed)  # type: ignore[union-attr]
+        is_fresh = bool(args or kwargs.get("ignore_mismatched_sizes"))
+        if is_whole and not is_fresh and config.model_type == cls.config_class.model_type:  # type: ignore[union-attr]
+            check_weights(cls, config, stored, os.fspath(name_or_path))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding of pieces."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the text encoder's embedding of pieces."""
+        self.encoder.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearChainCRF):
+            for scores in module.parameters():
+                init.uniform_(scores, -0.1, 0.1)
+        else:
+            super()._init_weights(module)
+
+
+def check_encoder(name_or_path: Any, place: Mapping[str, Any]) -> None:
+    """Looks through the files of a pretrained encoder in a folder; of one on the Hub, its loader does.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is broken; the message names it.
+    """
+    folder = folder_of(name_or_path, place)
+    if folder is not None:
+        has_safetensors = any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+        check_model_files(folder, has_weights=has_safetensors)
+        check_parts(folder)
+
+
+def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Words are tagged from the last layer: a pooler would be dead weight in every checkpoint."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # type: ignore[assignment]
+    return encoder
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    """Whether all are finite; types of one byte, which quantizers make, cannot be asked."""
+    if not weights.is_floating_point() or weights.element_size() == 1 or weights.is_meta or not weights.numel():
+        return True
+    return all(map(math.isfinite, map(float, weights.aminmax())))  # NaN is passed on, and nothing is copied
+
+
+def first_pieces(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """The vector of each word's first piece: `(R, L, H)` → `(B, N, H)`."""
+    if rows is None:
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+    return hidden[rows, positions.clamp(min=0)]
+
+
+def word_emissions(
+    model: Any,
+    processor: WordwiseProcessor,
+    batch: PostBatch,
+    images: Sequence[Any] | None = None,
+    batch_size: int = MAX_ROWS,
+) -> list[torch.Tensor]:
+    """The emissions of every post's words.
+
+    Posts of similar length share a pass. A pass holds no more than `MAX_TOKENS` and `MAX_ROWS`, whatever `batch_size`
+    says, and images are opened when their posts' turn comes.
+
+    Args:
+        model: an `EntityTagger`, or anything that is called like one.
+        processor: what made the batch.
+        batch: from the processor's `for_prediction`.
+        images: one for each post as the processor's `image_tensors` takes them, None where there is none.
+        batch_size: most rows in a pass: posts, or windows of long ones.
+
+    Returns:
+        For every post `(n, C)`, float32, on the model's device.
+
+    Raises:
+        NotFiniteError: the model gave NaN or infinity for a word; it knows the post.
+        ValueError: the images of two posts have different numbers of regions.
+    """
+    positions = batch["word_positions"]  # (B, N)
+    post, _ = (positions >= 0).nonzero(as_tuple=True)  # (W,), of all words, post by post
+    places = positions[positions >= 0]  # (W,)
+    rows = batch["word_rows"][positions >= 0] if "word_rows" in batch else post  # (W,)
+    by_row = rows.argsort(stable=True).split(rows.bincount(minlength=len(batch.row_posts)).tolist())  # R times (w,)
+    words = [word for words in batch.words for word in words]
+    regions = _Regions(model, processor, batch, images)
+    found = torch.empty(0)
+    for chosen in _passes(batch, [len(row) for row in by_row], min(batch_size, MAX_ROWS), regions.per_row):
+        index = pad_sequence([by_row[row] for row in chosen], batch_first=True, padding_value=-1)  # (R', N')
+        is_word = index >= 0
+        owners = [batch.row_posts[row] for row in chosen]
+        given = _view(batch, chosen) | regions.of(owners)
+        given["word_positions"] = torch.where(is_word, places[index], -1)
+        given |= processor.word_tensors([[words[n] for n in row if n >= 0] for row in index.tolist()], batch.counts)
+        if "object_ids" in batch:
+            given["object_ids"] = batch["object_ids"][owners]
+        given = {name: tensor.to(model.device) for name, tensor in given.items()}
+        emissions = model(**given, emissions_only=True).emissions.float()  # (R', N', C)
+        inside = emissions[is_word.to(emissions.device)]  # (w', C)
+        if not inside.isfinite().all():
+            wrong = index[is_word][~inside.isfinite().all(-1).cpu()]
+            raise NotFiniteError(int(post[wrong].min()))
+        if not len(found):
+            found = inside.new_empty(len(words), inside.shape[-1])
+        found[index[is_word].to(found.device)] = inside
+    return list(found.split([len(post) for post in batch.words])) if len(words) else [found] * len(batch.words)
+
+
+def decoding_batches(emissions: Sequence[torch.Tensor]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Posts of similar length, as many as pass through the CRF together; posts without words are in none.
+
+    Args:
+        emissions: of every post, `(n, C)`.
+
+    Yields:
+        The numbers of the posts, their emissions `(B, N, C)`, and the mask of their words `(B, N)`.
+    """
+    lengths = list(map(len, emissions))
+    order = sorted((n for n, length in enumerate(lengths) if length), key=lengths.__getitem__, reverse=True)
+    while order:
+        size = min(DECODED_POSTS, max(1, DECODED_WORDS // lengths[order[0]]))
+        posts, order = order[:size], order[size:]
+        padded = pad_sequence([emissions[n] for n in posts], batch_first=True)
+        words = torch.tensor([lengths[n] for n in posts])
+        yield posts, padded, (torch.arange(padded.shape[1]) < words[:, None]).to(padded.device)
+
+
+def attention_of(batch: PostBatch) -> torch.Tensor:
+    """The attention mask of the batch's one view, `(R, L)`."""
+    return batch["attention_mask"] if "attention_mask" in batch else batch["cross_attention_mask"]
+
+
+def _passes(batch: PostBatch, words: list[int], most_rows: int, more: int) -> Iterator[list[int]]:
+    """Rows with words in groups of similar length, the longest first, the rows of a post next to each other.
+
+    Args:
+        batch: the batch.
+        words: how many words each row gives.
+        most_rows: of a group.
+        more: what a row takes beside its tokens.
+    """
+    lengths = attention_of(batch).sum(1).tolist()  # (R,)
+    longest = [0] * len(batch.texts)
+    for row, post in enumerate(batch.row_posts):
+        longest[post] = max(longest[post], lengths[row])
+    order = sorted((row for row, count in enumerate(words) if count), key=lambda row: -longest[batch.row_posts[row]])
+    rows: list[int] = []
+    width = 0
+    for row in order:
+        width = max(width, lengths[row] + more)
+        if rows and (len(rows) == most_rows or (len(rows) + 1) * width > MAX_TOKENS):
+            yield rows
+            rows, width = [], lengths[row] + more
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+def _view(batch: PostBatch, rows: list[int]) -> dict[str, torch.Tensor]:
+    """These rows of the batch's tokens, padded to their own longest."""
+    length = int(attention_of(batch)[rows].sum(1).max())
+    names = (name for name in batch if name.endswith(("input_ids", "attention_mask", "token_type_ids")))
+    return {name: batch[name][rows, :length] for name in names}
+
+
+class _Regions:
+    """What a model that looks at images sees in those of the posts, kept as long as a post's rows pass."""
+
+    def __init__(
+        self, model: Any, processor: WordwiseProcessor, batch: PostBatch, images: Sequence[Any] | None
+    ) -> None:
+        self._model, self._processor, self._batch = model, processor, batch
+        self._images = [] if images is None or all(image is None for image in images) else images
+        self._seen: dict[int, torch.Tensor | None] = {}
+        self.per_row = model.config.num_regions if self._images else 0
+
+    def of(self, posts: list[int]) -> dict[str, torch.Tensor]:
+        """`has_image` `(R,)` and, if one has, `region_features` `(R, regions, size)`, for rows of these posts."""
+        if not self._images:
+            return {}
+        self._seen = {post: self._seen[post] for post in posts if post in self._seen}
+        new = list(dict.fromkeys(post for post in posts if post not in self._seen))
+        for start in range(0, len(new), IMAGES_AT_ONCE):
+            self._look_at(new[start : start + IMAGES_AT_ONCE])
+        each = [self._seen[post] for post in posts]
+        shapes = {tuple(one.shape) for one in each if one is not None}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the images have regions of the sizes {' and '.join(map(str, sorted(shapes)))}: the image processor "
+                "must crop (do_center_crop, crop_size)"
+            )
+        given = {"has_image": torch.tensor([one is not None for one in each])}
+        for shape in shapes:
+            nothing = torch.zeros(shape)
+            given["region_features"] = torch.stack([nothing if one is None else one for one in each])
+        return given
+
+    def _look_at(self, posts: list[int]) -> None:
+        tensors = self._processor.image_tensors([self._images[post] for post in posts], self._batch.counts)
+        there = [post for post, is_there in zip(posts, tensors["has_image"].tolist(), strict=True) if is_there]
+        self._seen |= dict.fromkeys(posts)
+        if "region_features" in tensors:
+            self._seen |= zip(there, tensors["region_features"][tensors["has_image"]], strict=True)
+        elif there:
+            pixels = tensors["pixel_values"][tensors["has_image"]].to(self._model.device)
+            self._seen |= zip(there, self._model.region_features(pixels).float().cpu(), strict=True)
