@@ -25,7 +25,7 @@ from dataset_scripts.audits.audit_images import image_findings
 from dataset_scripts.audits.audit_text import text_findings
 from dataset_scripts.corpus.corpus_config import CONFIGS, MnerConfig, file_sha256
 from dataset_scripts.corpus.corpus_images import IMAGE_STATES
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 from modeling_ita.whole_files import write_text
 
 EXAMPLE_KEYS = ("file", "line", "row", "places")
@@ -184,7 +184,7 @@ def _configuration(corpus: str, chosen: AuditArguments) -> MnerConfig:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = HfArgumentParser(AuditArguments)  # type: ignore[arg-type]
+    parser = HfArgumentParser(AuditArguments, prog=program("dataset_scripts.audit"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts")
     chosen, positional = parser.parse_args_into_dataclasses(arguments)
     report = audit(_configuration(positional.corpus, chosen))

@@ -47,7 +47,7 @@ from dataset_scripts.corpus.context_files import (
 )
 from dataset_scripts.hub.hub_contexts import push_contexts
 from modeling_ita.aligners import PROFILES
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 from modeling_ita.context_builder import NOT_ALIGNERS, VisualContextBuilder
 from modeling_ita.visual_context import CAPTIONS, OBJECT_TAGS, OCR, VisualContext
 from modeling_ita.whole_files import write_text
@@ -241,7 +241,7 @@ def default_store() -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = HfArgumentParser(BuildArguments)  # type: ignore[arg-type]
+    parser = HfArgumentParser(BuildArguments, prog=program("dataset_scripts.build_visual_context"))  # type: ignore[arg-type]
     parser.add_argument(
         "corpus", nargs="?", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts"
     )

@@ -26,7 +26,7 @@ from transformers import HfArgumentParser
 from dataset_scripts.corpus.corpus_config import CONFIGS
 from dataset_scripts.mner import MnerDataset
 from dataset_scripts.word_vectors import WordVectors, read_word_vectors
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 from modeling_ita.whole_files import write_text
 from modeling_ita.word_neighbours import WordNeighbours
 
@@ -140,7 +140,7 @@ def coverage_text(report: Mapping[str, Any]) -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = HfArgumentParser(AugmentationArguments)  # type: ignore[arg-type]
+    parser = HfArgumentParser(AugmentationArguments, prog=program("dataset_scripts.build_word_neighbours"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll")
     args, positional = parser.parse_args_into_dataclasses(arguments)
     if args.max_words < 0:

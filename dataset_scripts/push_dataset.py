@@ -24,7 +24,7 @@ from dataset_scripts.corpus.corpus_config import CONFIGS
 from dataset_scripts.hub.checksums import Difference
 from dataset_scripts.hub.hub_dataset import verify_corpus
 from dataset_scripts.mner import MnerDataset
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 
 SHOWN = 20
 
@@ -72,7 +72,7 @@ def differences_text(differences: list[Difference], repo_id: str) -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 1 if `--verify` finds a difference."""
-    parser = HfArgumentParser(PushArguments)  # type: ignore[arg-type]
+    parser = HfArgumentParser(PushArguments, prog=program("dataset_scripts.push_dataset"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll with its images/")
     parser.add_argument("repo_id", help="you/name on the Hub")
     args, positional = parser.parse_args_into_dataclasses(arguments)

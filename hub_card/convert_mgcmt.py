@@ -40,7 +40,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 from transformers.utils import logging
 
 from modeling_ita.checkpoint_files import read_header, reading
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 from modeling_ita.configuration_mgcmt import MgcmtConfig
 from modeling_ita.entity_tagger import check_encoder
 from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
@@ -483,7 +483,7 @@ def conversion_text(conversion: Conversion) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m hub_card.convert_mgcmt",
+        prog=program("hub_card.convert_mgcmt"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -46,7 +46,7 @@ from hub_card.scores.signature import Signature
 from hub_card.scores.views import view_title
 from modeling_ita import TagScheme
 from modeling_ita.checkpoint_files import check_checkpoint, reading
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 
 __all__ = [
     "MnerF1",
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It returns 1 if two reports are not comparable.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m hub_card.evaluation", description="Score tags, and compare the reports of runs."
+        prog=program("hub_card.evaluation"), description="Score tags, and compare the reports of runs."
     )
     commands = parser.add_subparsers(dest="command", required=True)
 

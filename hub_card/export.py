@@ -3,6 +3,7 @@
 python -m hub_card.export push outputs/quickstart/model you/ita
 python -m hub_card.export space outputs/quickstart/model outputs/space
 python -m hub_card.export onnx outputs/quickstart/model outputs/onnx --int8
+python -m hub_card.export export outputs/quickstart/best outputs/exported --report outputs/quickstart/report.json
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 
 
 def command_line() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m hub_card.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("hub_card.export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     push = commands.add_parser("push", help="put an exported folder on the Hub, in one commit")
@@ -36,6 +37,18 @@ def command_line() -> argparse.ArgumentParser:
     onnx.add_argument("model", help="the model on the Hub, you/name, or an exported folder")
     onnx.add_argument("output", help="the folder to write")
     onnx.add_argument("--int8", action="store_true", help="with weights of 8 bits: smaller, and faster on CPUs")
+    export = commands.add_parser(
+        "export", help="write a model as a folder that loads anywhere, with this version's code"
+    )
+    export.add_argument("model", help="the model on the Hub, you/name, or its folder")
+    export.add_argument("output", help="the folder to write: new, empty, or an earlier export, which is replaced")
+    export.add_argument("--report", help="report.json of its training or evaluation, for the card's results")
+    export.add_argument(
+        "--examples",
+        choices=("none", "isolated"),
+        default="none",
+        help="whether the card's snippets run, in a process without network and secrets (default: %(default)s)",
+    )
     return parser
 
 
@@ -56,10 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from hub_card.space.space_folder import write_space
 
         print_text(write_space(args.model, args.output, args.revision))
-    else:
+    elif args.command == "onnx":
         from hub_card.onnx.onnx_export import onnx_command
 
         print_text("\n".join(onnx_command(args.model, args.output, args.int8)))
+    else:
+        from hub_card.hub.exported_folder import export_model
+        from hub_card.predictions.loading import load_model
+        from hub_card.report.report import read_report
+
+        model, processor = load_model(args.model)
+        report = None if args.report is None else read_report(args.report)
+        print_text(export_model(model, processor, args.output, report, examples=args.examples))
 
 
 if __name__ == "__main__":

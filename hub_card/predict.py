@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from transformers import AutoModelForTokenClassification, AutoProcessor
 from transformers.utils import logging
 
+from hub_card.predictions.loading import load_model
 from modeling_ita import ItaPipeline
-from modeling_ita.checkpoint_files import check_checkpoint, reading
-from modeling_ita.command_line import command, print_text
+from modeling_ita.command_line import command, print_text, program
 from modeling_ita.plain_text import one_line
 
 ALONE = "the post alone"
@@ -40,8 +39,6 @@ class View(NamedTuple):
 def load(name: str, device: str | None = None) -> ItaPipeline:
     """The pipeline of an exported folder or a repository on the Hub; no code of theirs runs.
 
-    `transformers.pipeline` would quote whole tracebacks of what does not load.
-
     Args:
         name: the folder, or the repository.
         device: where it runs; default: an accelerator if there is one.
@@ -50,11 +47,8 @@ def load(name: str, device: str | None = None) -> ItaPipeline:
         OSError: there is no such model, or a file is missing.
         ValueError: a file is broken; the message names it.
     """
-    check_checkpoint(name)
-    with reading(name):
-        model = AutoModelForTokenClassification.from_pretrained(name, trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        return ItaPipeline(model=model, processor=processor, device=device)
+    model, processor = load_model(name)
+    return ItaPipeline(model=model, processor=processor, device=device)
 
 
 def label(pipe: ItaPipeline, post: str, images: Sequence[str] = (), contexts: Sequence[Any] = ()) -> list[View]:
@@ -114,7 +108,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m hub_card.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("hub_card.predict"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="an exported folder, or a repository on the Hub")
     parser.add_argument("post", help="the text of the post")

@@ -52,6 +52,11 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
     return run
 
 
+def program(module: str) -> str:
+    """How a command was called, for its usage: `ita-mner WORD`, or `python -m MODULE`."""
+    return sys.argv[0] if sys.argv[0].startswith("ita-mner") else f"python -m {module}"
+
+
 def error_line(error: BaseException) -> str:
     """What went wrong, as one line: `error: …`, with the notes that were added on the way."""
     said = str(error)

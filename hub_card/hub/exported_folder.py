@@ -13,19 +13,17 @@ from hub_card.card.requirements import requirements
 from hub_card.hub import handler
 from hub_card.hub.model_files import AUTO_MAPS, CUSTOM_PIPELINES, _is_earlier, code_files, unpushed_id, weights_tag
 from modeling_ita import (
-    ItaForTokenClassification,
     ItaPipeline,
-    ItaProcessor,
-    MgcmtForTokenClassification,
-    MgcmtProcessor,
 )
+from modeling_ita.entity_tagger import EntityTagger
 from modeling_ita.whole_files import written_folder
 from modeling_ita.word_neighbours import TENSORS_FILE, WORDS_FILE
+from modeling_ita.wordwise_processor import WordwiseProcessor
 
 
 def export_model(
-    model: ItaForTokenClassification | MgcmtForTokenClassification,
-    processor: ItaProcessor | MgcmtProcessor,
+    model: EntityTagger,
+    processor: WordwiseProcessor,
     folder: str | Path,
     report: Mapping[str, Any] | None = None,
     *,
@@ -74,8 +72,8 @@ def export_model(
 
 
 def _write(
-    model: ItaForTokenClassification | MgcmtForTokenClassification,
-    processor: ItaProcessor | MgcmtProcessor,
+    model: EntityTagger,
+    processor: WordwiseProcessor,
     folder: Path,
 ) -> None:
     model.save_pretrained(folder)

@@ -1,0 +1,32 @@
+"""Loading a model to run it: every fault is one line that names the file, and no code of the checkpoint runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForTokenClassification, AutoProcessor
+
+from modeling_ita.checkpoint_files import check_checkpoint, reading
+from modeling_ita.entity_tagger import EntityTagger
+from modeling_ita.wordwise_processor import WordwiseProcessor
+
+
+def load_model(name: str, device: Any = None) -> tuple[EntityTagger, WordwiseProcessor]:
+    """The model and the processor of an exported folder or a repository on the Hub, with this package's code.
+
+    `transformers.pipeline` would quote whole tracebacks of what does not load.
+
+    Args:
+        name: the folder, or the repository.
+        device: where the model goes; default: it stays on the CPU.
+
+    Raises:
+        OSError: there is no such model, or a file is missing.
+        ValueError: a file is broken, or the processor does not fit the model; the message names the file.
+    """
+    check_checkpoint(name)
+    with reading(name):
+        model = AutoModelForTokenClassification.from_pretrained(name, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        processor.check_model(model.config)
+        return model if device is None else model.to(device), processor
