@@ -5,7 +5,8 @@
     python train.py benchmarks/twitter2017.yaml --seed 2 --output_dir outputs/seed2
     accelerate launch --num_processes 2 train.py --output_dir outputs/sample
 
-Reads top to bottom: the loop, the systems, the whole run. The flags are in `modeling_ita/training_arguments.py`.
+A run is `prepare`, `train`, `publish`; above them stand what they pass on and the training loop. The flags are in
+`modeling_ita/training_arguments.py`, and how a new model is made is in `modeling_ita/new_model.py`.
 """
 
 from __future__ import annotations
@@ -15,23 +16,15 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    broadcast,
-    send_to_device,
-    set_seed,
-)
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device, set_seed
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForTokenClassification,
-    get_scheduler,
-)
+from transformers import AutoModelForTokenClassification, get_scheduler
 from transformers.utils import logging as transformers_logging
 
 from dataset_scripts.corpus.examples import epoch_batches, read_examples
@@ -46,87 +39,91 @@ from hub_card.report.training_figure import training_figure
 from hub_card.scores.scores import score_views
 from modeling_ita.aligners import PROFILES
 from modeling_ita.command_line import command, print_text
-from modeling_ita.data_collator import Example, MnerDataCollator
+from modeling_ita.data_collator import Splits
 from modeling_ita.entity_tagger import EntityTagger
-from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
-from modeling_ita.new_model import build_ita, build_mgcmt
+from modeling_ita.new_model import NewModel, new_model
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.training_arguments import (
     Arguments,
-    MgcmtArguments,
+    all_settings,
     check_settings,
     defaults,
     parse_arguments,
     write_settings,
 )
-from modeling_ita.training_checkpoints import Checkpoints, on_main_process, restore_best, written_model
+from modeling_ita.training_checkpoints import Checkpoints, Progress, on_main_process, restore_best, written_model
 from modeling_ita.visual_context import named_aligners, recorded_aligners
 from modeling_ita.whole_files import claimed_folder
-from modeling_ita.wordwise_processor import WordwiseProcessor
 
 RESULTS = {"model": "model", "report": "report.json", "page": "report.html", "picture": "report.png"}
 RECORD = "training_args.json"
 
 
-# --- training --------------------------------------------------------------------------------------------------------
+class Prepared(NamedTuple):
+    """All that a run trains with.
+
+    Attributes:
+        arguments: the data, the system and the training, as they were asked for.
+        accelerator: devices, precision and trackers.
+        checkpoints: where checkpoints are written.
+        checkpoint: the one to resume from; None for a new run.
+        corpus: the corpus, with its audit.
+        splits: its posts by split, tagged in the model's scheme. Images are tensors if the model looks at images.
+        aligners: what made the contexts of the training posts, by kind.
+        new: the model, its processor and its collator.
+    """
+
+    arguments: Arguments
+    accelerator: Accelerator
+    checkpoints: Checkpoints
+    checkpoint: Path | None
+    corpus: MnerDataset
+    splits: Splits
+    aligners: dict[str, dict[str, Any]]
+    new: NewModel
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.arguments[2].output_dir)
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best weights so far."""
+        return self.output / "best"
 
 
-class Progress:
-    """How far a run is: what a checkpoint holds besides weights, optimizer and random states."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.best = -1.0
-        self.sums: dict[str, float] = {}
-        self.history: dict[str, list[dict[str, Any]]] = {"steps": [], "evaluations": []}
-
-    def state_dict(self) -> dict[str, Any]:
-        """For `Accelerator.save_state`."""
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """For `Accelerator.load_state`."""
-        vars(self).update(state)
+# --- the training loop -----------------------------------------------------------------------------------------------
 
 
 class Trainer:
-    """The loop over epochs, with everything it needs in one place."""
+    """The loop over epochs."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        model: EntityTagger,
-        processor: WordwiseProcessor,
-        collate: MnerDataCollator,
-        splits: dict[str, list[Example]],
-        arguments: Arguments,
-        checkpoints: Checkpoints,
-    ) -> None:
-        _, self.model_arguments, self.args = arguments
-        self.accelerator, self.processor, self.collate, self.splits = accelerator, processor, collate, splits
-        self.checkpoints, self.best = checkpoints, Path(self.args.output_dir) / "best"
+    def __init__(self, prepared: Prepared) -> None:
+        _, self.model_arguments, self.args = prepared.arguments
+        self.accelerator, self.splits, (model, self.processor, self.collate) = (
+            prepared.accelerator,
+            prepared.splits,
+            prepared.new,
+        )
+        self.checkpoints, self.best = prepared.checkpoints, prepared.best
         self.lengths = self._lengths()
-        batches = -(-len(splits["train"]) // self.args.batch_size)
+        batches = -(-len(self.splits["train"]) // self.args.batch_size)
         self.steps_an_epoch = -(-batches // self.args.gradient_accumulation_steps)
         self.total_steps = self.steps_an_epoch * self.args.num_epochs
-        if len(splits["train"]) // batches < accelerator.num_processes:
+        if len(self.splits["train"]) // batches < self.accelerator.num_processes:
             raise ValueError(f"--batch_size {self.args.batch_size} leaves a process without a post: raise it")
 
-        optimizer = torch.optim.AdamW(
-            self._parameter_groups(model),
-            eps=1e-6,
-            fused=True,  # one pass over the weights: on a CPU the unfused update costs a fifth of a step
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Fused is one pass over the weights: on a CPU the unfused update costs a fifth of a step.
+        optimizer = torch.optim.AdamW(self._parameter_groups(model), eps=1e-6, fused=True)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # Not prepared: it counts updates, whatever the number of processes.
+        warmup = round(self.args.warmup_ratio * self.total_steps)
         self.scheduler = get_scheduler(
-            "linear",
-            optimizer,
-            num_warmup_steps=round(self.args.warmup_ratio * self.total_steps),
-            num_training_steps=self.total_steps,
+            "linear", optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
         )
         self.progress = Progress()
-        accelerator.register_for_checkpointing(self.scheduler, self.progress)
+        self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
 
     @property
     def plain_model(self) -> EntityTagger:
@@ -211,17 +208,12 @@ class Trainer:
         progress = self.progress
         since = progress.step - (progress.history["steps"][-1]["step"] if progress.history["steps"] else 0)
         names = sorted(progress.sums)
-        sums = self.accelerator.reduce(
-            torch.tensor([progress.sums[name] for name in names], device=self.accelerator.device), "sum"
-        )
+        sums = torch.tensor([progress.sums[name] for name in names], device=self.accelerator.device)
+        sums = self.accelerator.reduce(sums, "sum")
         losses = {name: value / since for name, value in zip(names, sums.tolist(), strict=True)}
         progress.sums = {}
-        entry = {
-            "step": progress.step,
-            "epoch": progress.step / self.steps_an_epoch,
-            "lr": self.scheduler.get_last_lr()[0],
-            **losses,
-        }
+        epoch, rate = progress.step / self.steps_an_epoch, self.scheduler.get_last_lr()[0]
+        entry = {"step": progress.step, "epoch": epoch, "lr": rate, **losses}
         progress.history["steps"].append(entry)
         self.accelerator.log(entry, step=progress.step)
         if not torch.isfinite(sums).all():
@@ -264,27 +256,35 @@ class Trainer:
         return score_views([[labels[tag] for tag in e.tags] for e in examples], predictions), counts
 
 
-# --- the whole run ---------------------------------------------------------------------------------------------------
+# --- the run: prepare, train, publish --------------------------------------------------------------------------------
 
 
-def with_tensors(
-    model: MgcmtForTokenClassification, processor: Any, splits: dict[str, list[Example]], batch_size: int, show: bool
-) -> dict[str, list[Example]]:
-    """The posts with what the model is given of their images, so that no image is opened or looked at twice.
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Trains and evaluates as the arguments say, and returns the report; an empty one if `--max_steps` ended it.
 
-    Of a frozen vision encoder it is the features (of a ResNet-152 400 KB an image), of one that is trained along the
-    pixels (600 KB at 224 × 224).
+    Raises:
+        ValueError: the arguments, the data or the checkpoint cannot be used.
+        OSError: a file is missing, cannot be written, or another process is training in the output folder.
     """
-    regions, seen = not model.config.train_vision, {}
-    for name, examples in splits.items():
-        images, progress = [example.image for example in examples], f"{name}, images" if show else None
-        made = read_images(model, processor, images, batch_size, regions=regions, progress=progress)
-        seen[name] = [replace(example, image=tensor) for example, tensor in zip(examples, made, strict=True)]
-    return seen
+    # One progress bar, not broken by a bar for every checkpoint.
+    transformers_logging.disable_progress_bar()
+    arguments = parse_arguments(argv)
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    with ExitStack() as held:
+        # One process claims the folder for all of them.
+        checkpoints, checkpoint = on_main_process(process, lambda: claim_output(arguments, held))
+        try:
+            prepared = prepare(arguments, checkpoints, checkpoint)
+            history = train(prepared)
+            return {} if history is None else publish(prepared, history, argv)
+        except (KeyboardInterrupt, OSError) as stop:
+            if Path(arguments[2].output_dir, RECORD).exists():
+                stop.add_note(f"--resume_from_checkpoint last {checkpoints.way_on()}")
+            raise
 
 
 def claim_output(arguments: Arguments, held: ExitStack) -> tuple[Checkpoints, Path | None]:
-    """Takes the output folder for this process; gives its checkpoints and the one to go on from.
+    """Takes the output folder for this process; gives its checkpoints and the one to resume from.
 
     Raises:
         ValueError: the folder holds another run, or the checkpoint is damaged.
@@ -302,10 +302,30 @@ def claim_output(arguments: Arguments, held: ExitStack) -> tuple[Checkpoints, Pa
     return checkpoints, checkpoints.to_resume(args.resume_from_checkpoint or "last")
 
 
+def prepare(arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | None) -> Prepared:
+    """Reads the corpus, makes the new model, and reads the images if the model looks at images."""
+    _, model_arguments, args = arguments
+    accelerator = make_accelerator(arguments)
+    if args.push_to_hub and accelerator.is_main_process:
+        # Refused now rather than after the training.
+        open_repository(str(args.hub_model_id), args.hub_private_repo or None)
+    corpus, scheme, splits = read_corpus(arguments, accelerator)
+    made_by = recorded_aligners(example.context for example in splits["train"])
+    profile = PROFILES.get(model_arguments.context_builder, {})
+    aligners = named_aligners(made_by) if model_arguments.context_builder == "contexts" else profile
+    set_seed(args.seed)  # every process starts from the same weights …
+    new = new_model(model_arguments, scheme, splits, aligners)
+    set_seed(args.seed, device_specific=True)  # … and drops out others
+    if new.model.sees_images:
+        new.model.to(accelerator.device)
+        splits = with_tensors(new, splits, args.eval_batch_size, accelerator.is_main_process)
+    return Prepared(arguments, accelerator, checkpoints, checkpoint, corpus, splits, made_by, new)
+
+
 def make_accelerator(arguments: Arguments) -> Accelerator:
     """Devices, precision, trackers."""
     _, model_arguments, args = arguments
-    precision = args.mixed_precision
+    precision, trains_vision = args.mixed_precision, getattr(model_arguments, "train_vision", False)
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     return Accelerator(
@@ -313,44 +333,13 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
         log_with=None if args.report_to == "none" else args.report_to,
         project_dir=args.output_dir,
         # A vision encoder gets no gradients from a batch without an image.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=getattr(model_arguments, "train_vision", False))
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=trains_vision)],
     )
 
 
-def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Trains and evaluates as the arguments say, and returns the report.
-
-    Raises:
-        ValueError: the arguments, the data or the checkpoint cannot be used.
-        OSError: a file is missing, cannot be written, or another process is training in the output folder.
-    """
-    # One progress bar, not broken by a bar for every checkpoint.
-    transformers_logging.disable_progress_bar()
-    arguments = parse_arguments(argv)
-    process = PartialState(cpu=not torch.accelerator.is_available())
-    with ExitStack() as held:
-        # One process claims the folder for all of them.
-        checkpoints, checkpoint = on_main_process(process, lambda: claim_output(arguments, held))
-        try:
-            return train_and_report(argv, arguments, checkpoints, checkpoint)
-        except (KeyboardInterrupt, OSError) as stop:
-            if Path(arguments[2].output_dir, RECORD).exists():
-                stop.add_note(f"--resume_from_checkpoint last {checkpoints.way_on()}")
-            raise
-
-
-def train_and_report(
-    argv: Sequence[str], arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | None
-) -> dict[str, Any]:
-    """The run, in a folder that is claimed."""
-    data, model_arguments, args = arguments
-    output = Path(args.output_dir)
-    accelerator = make_accelerator(arguments)
-    if args.push_to_hub and accelerator.is_main_process:
-        # Refused now rather than after the training.
-        open_repository(str(args.hub_model_id), args.hub_private_repo or None)
+def read_corpus(arguments: Arguments, accelerator: Accelerator) -> tuple[MnerDataset, TagScheme, Splits]:
+    """The corpus, the tags that the model predicts, and the posts by split with these tags."""
+    data, model_arguments, _ = arguments
     with accelerator.main_process_first():
         where = {"data_dir": data.data_dir, "images_dir": data.images_dir, "context_files": data.context_files}
         corpus = MnerDataset(config_name=data.dataset, **where)
@@ -358,71 +347,89 @@ def train_and_report(
     dataset = corpus.as_dataset()
     given = TagScheme(dataset["train"].features["tags"].feature.names)
     scheme = TagScheme.from_types(given.types, model_arguments.tag_scheme)
-    with_images = isinstance(model_arguments, MgcmtArguments) and model_arguments.sees_regions
+    with_images = model_arguments.sees_regions
     splits = {name: read_examples(rows, given, scheme, with_images=with_images) for name, rows in dataset.items()}
     if "validation" not in splits:
         raise ValueError(f"{data.dataset} has no validation split, on which the epoch is chosen: add valid.txt")
     if with_images and not any(example.image for example in splits["train"]):
         raise ValueError("no training post has an image: give --images_dir, or do without (--visual_fusion objects)")
-    made_by = recorded_aligners(example.context for example in splits["train"])
-    profile = PROFILES.get(model_arguments.context_builder, {})
-    aligners = named_aligners(made_by) if model_arguments.context_builder == "contexts" else profile
-    set_seed(args.seed)  # every process starts from the same weights …
-    build: Any = build_mgcmt if isinstance(model_arguments, MgcmtArguments) else build_ita
-    try:
-        model, processor, collate = build(model_arguments, scheme, splits, aligners)
-    except OSError as error:
-        error.add_note(f"--encoder is {model_arguments.encoder}")
-        raise
-    set_seed(args.seed, device_specific=True)  # … and drops out others
-    if model.sees_images:
-        model.to(accelerator.device)
-        splits = with_tensors(model, processor, splits, args.eval_batch_size, accelerator.is_main_process)
-    trainer = Trainer(accelerator, model, processor, collate, splits, arguments, checkpoints)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    if accelerator.is_main_process:  # a start that failed has no settings: all is loaded now
-        write_settings(arguments, output / RECORD)
-    if args.report_to != "none":
-        accelerator.init_trackers(
-            "ita-mner", config={k: str(v) for part in arguments for k, v in asdict(part).items()}
-        )
+    return corpus, scheme, splits
+
+
+def with_tensors(new: NewModel, splits: Splits, batch_size: int, show: bool) -> Splits:
+    """The posts with their images as tensors, so that no image is opened or encoded twice.
+
+    The tensors are features if the vision encoder is frozen (400 KB an image with a ResNet-152), or pixels if it is
+    fine-tuned (600 KB at 224 × 224).
+    """
+    regions, seen = not new.model.config.train_vision, {}
+    for name, examples in splits.items():
+        images, progress = [example.image for example in examples], f"{name}, images" if show else None
+        made = read_images(new.model, new.processor, images, batch_size, regions=regions, progress=progress)
+        seen[name] = [replace(example, image=tensor) for example, tensor in zip(examples, made, strict=True)]
+    return seen
+
+
+def train(prepared: Prepared) -> dict[str, Any] | None:
+    """Trains from the start or from the checkpoint.
+
+    Returns:
+        The history of losses and evaluations; None if `--max_steps` ended the training early.
+    """
+    trainer = Trainer(prepared)
+    if prepared.checkpoint is not None:
+        trainer.resume(prepared.checkpoint)
+    if prepared.accelerator.is_main_process:  # a start that failed has no settings: all is loaded now
+        write_settings(prepared.arguments, prepared.output / RECORD)
+    if prepared.arguments[2].report_to != "none":
+        settings = {name: str(value) for name, value in all_settings(prepared.arguments).items()}
+        prepared.accelerator.init_trackers("ita-mner", config=settings)
     trainer.train()
     if trainer.progress.step < trainer.total_steps:
-        accelerator.print(
+        prepared.accelerator.print(
             f"stopped after {trainer.progress.step} of {trainer.total_steps} steps; "
-            f"--resume_from_checkpoint last {checkpoints.way_on()}"
+            f"--resume_from_checkpoint last {prepared.checkpoints.way_on()}"
         )
-        return {}
+        return None
+    return trainer.progress.history
 
+
+def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """Evaluates the best weights, writes report and Hub-ready folder, and pushes it if asked; returns the report.
+
+    The main process does this alone, the others get an empty report.
+    """
+    accelerator, output, args = prepared.accelerator, prepared.output, prepared.arguments[2]
     accelerator.wait_for_everyone()
     report: dict[str, Any] = {}
     if accelerator.is_main_process:
-        best = AutoModelForTokenClassification.from_pretrained(trainer.best).to(accelerator.device)
-        evaluation = evaluate_model(best, processor, splits, args.eval_batch_size)
+        processor, audit = prepared.new.processor, prepared.corpus.report
+        best = AutoModelForTokenClassification.from_pretrained(prepared.best).to(accelerator.device)
+        evaluation = evaluate_model(best, processor, prepared.splits, args.eval_batch_size)
         best.config.score_temperature = evaluation.temperature
         best.config.name_or_path = ""  # where it lies says nothing of the run
         counts = evaluation.fields.pop("counts")
         report = make_report(
             name=args.name or output.name,
             **evaluation.fields,
-            counts={"corpus": {k: v for k, v in corpus.report.items() if k != "data"}, "processor": counts},
-            data=corpus.report["data"],
+            counts={"corpus": {k: v for k, v in audit.items() if k != "data"}, "processor": counts},
+            data=audit["data"],
             command=shlex.join(["python", "train.py", *argv]),
-            history=trainer.progress.history,
-            config={k: v for part in arguments for k, v in asdict(part).items()} | {"model": best.config.to_dict()},
-            config_defaults=defaults(arguments),
-            aligners=made_by,
-            gold=gold_files(corpus.report, corpus.config.text_files()),
+            history=history,
+            config=all_settings(prepared.arguments) | {"model": best.config.to_dict()},
+            config_defaults=defaults(prepared.arguments),
+            aligners=prepared.aligners,
+            gold=gold_files(audit, prepared.corpus.config.text_files()),
         )
-        write_report(report, output / "report.json")
-        export_model(best, processor, output / "model", report, examples="here")
-        training_figure(report, output / "report.png")
-        write_page(report, evaluation.posts, output / "report.html", shown := list(evaluation.posts)[-1])
+        write_report(report, output / RESULTS["report"])
+        export_model(best, processor, output / RESULTS["model"], report, examples="here")
+        training_figure(report, output / RESULTS["picture"])
+        write_page(report, evaluation.posts, output / RESULTS["page"], shown := list(evaluation.posts)[-1])
         print_text(format_table(report, shown))
         print_text("".join(f"{what:<8}{output / file}\n" for what, file in RESULTS.items()), end="")
         if args.push_to_hub:
-            print_text(push_text(push_model(output / "model", str(args.hub_model_id), args.hub_private_repo or None)))
+            pushed = push_model(output / RESULTS["model"], str(args.hub_model_id), args.hub_private_repo or None)
+            print_text(push_text(pushed))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report

@@ -28,6 +28,9 @@ class Example:
     image: str | bytes | torch.Tensor | None = None
 
 
+Splits = dict[str, list[Example]]  # the posts of a corpus by split: train, validation, test
+
+
 class MnerDataCollator:
     """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`; each system's has its own layout.
 

@@ -1,60 +1,85 @@
-"""A new model, its processor and its collator, from the arguments of a training run."""
+"""Makes a new model, with its processor and its collator, from the arguments of a training run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    ConvNextImageProcessorPil,
-    ResNetConfig,
-)
+from transformers import AutoImageProcessor, AutoTokenizer, ConvNextImageProcessorPil, ResNetConfig
 
-from modeling_ita.data_collator import Example, ItaDataCollator, MgcmtDataCollator, MnerDataCollator
-from modeling_ita.entity_tagger import EntityTagger
-from modeling_ita.modeling_ita import ItaForTokenClassification
-from modeling_ita.modeling_mgcmt import MgcmtForTokenClassification
-from modeling_ita.packaged_encoder import encoder_folder
-from modeling_ita.processing_ita import ItaProcessor
-from modeling_ita.processing_mgcmt import MgcmtProcessor
-from modeling_ita.tag_scheme import TagScheme
-from modeling_ita.training_arguments import (
-    FROM_SCRATCH,
-    ItaArguments,
-    MgcmtArguments,
-)
-from modeling_ita.visual_context import OBJECT_TAGS, VisualContext, recorded_aligners
-from modeling_ita.word_neighbours import WordNeighbours
-from modeling_ita.wordwise_processor import WordwiseProcessor
+from .data_collator import ItaDataCollator, MgcmtDataCollator, MnerDataCollator, Splits
+from .entity_tagger import EntityTagger
+from .modeling_ita import ItaForTokenClassification
+from .modeling_mgcmt import MgcmtForTokenClassification
+from .packaged_encoder import encoder_folder
+from .processing_ita import ItaProcessor
+from .processing_mgcmt import MgcmtProcessor
+from .tag_scheme import TagScheme
+from .training_arguments import FROM_SCRATCH, ItaArguments, MgcmtArguments
+from .visual_context import OBJECT_TAGS, VisualContext, recorded_aligners
+from .word_neighbours import WordNeighbours
 
 PROCESSOR_VIEWS: dict[str, Literal["T", "I+T", "both"]] = {"text": "T", "cross": "I+T", "both": "both"}
-Built = tuple[EntityTagger, WordwiseProcessor, MnerDataCollator]
+# Loss settings of ITA that take precedence over those of the preset.
+LOSS_SETTINGS = ("text_loss_weight", "cross_loss_weight", "cva_loss_weight", "cva_temperature")
 
 
-def build_ita(
-    args: ItaArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
-) -> Built:
-    """ITA on its pretrained encoder."""
+class NewModel(NamedTuple):
+    """An untrained model on pretrained encoders, and what feeds it.
+
+    Attributes:
+        model: the model.
+        processor: turns posts and images into its input.
+        collator: turns examples into its training batches.
+    """
+
+    model: EntityTagger
+    processor: ItaProcessor | MgcmtProcessor
+    collator: MnerDataCollator
+
+
+def new_model(
+    arguments: ItaArguments | MgcmtArguments,
+    scheme: TagScheme,
+    splits: Splits,
+    aligners: dict[str, Any],
+) -> NewModel:
+    """Makes the model that the arguments ask for. Its random weights depend on torch's random state.
+
+    Args:
+        arguments: the system and its settings.
+        scheme: the tags it predicts.
+        splits: the posts by split. MGCMT takes its object classes from `train`, and its words from all.
+        aligners: how the finished model reads new images: an aligner, by name or settings, for each kind of context.
+
+    Raises:
+        ValueError: the settings do not fit together, or the vision encoder cannot be loaded.
+        OSError: the text encoder or the table of word neighbours cannot be loaded.
+    """
+    try:
+        if isinstance(arguments, MgcmtArguments):
+            return _new_mgcmt(arguments, scheme, splits, aligners)
+        return _new_ita(arguments, scheme, aligners)
+    except OSError as error:
+        error.add_note(f"--encoder is {arguments.encoder}")
+        raise
+
+
+def _new_ita(args: ItaArguments, scheme: TagScheme, aligners: dict[str, Any]) -> NewModel:
     folder = encoder_folder(args.encoder)
-    weights = {
-        name: getattr(args, name)
-        for name in ("text_loss_weight", "cross_loss_weight", "cva_loss_weight", "cva_temperature")
-        if getattr(args, name) is not None
-    }
+    loss = {name: getattr(args, name) for name in LOSS_SETTINGS if getattr(args, name) is not None}
     if not args.cva:
-        weights["cva_loss_weight"] = 0.0
+        loss["cva_loss_weight"] = 0.0
     model = ItaForTokenClassification.from_text_encoder(
         folder,
         scheme.labels,
         constraints=args.constraints,
         word_dropout=args.word_dropout,
         loss_preset=args.loss_preset,
-        **weights,
+        **loss,
     )
     processor = ItaProcessor(
         AutoTokenizer.from_pretrained(folder),
@@ -63,31 +88,15 @@ def build_ita(
         max_context_length=args.max_context_length,
         context_builder={kind: aligner for kind, aligner in aligners.items() if kind in args.context_kinds} or None,
     )
-    return model, processor, ItaDataCollator(processor, PROCESSOR_VIEWS[args.views])
+    return NewModel(model, processor, ItaDataCollator(processor, PROCESSOR_VIEWS[args.views]))
 
 
-def build_mgcmt(
-    args: MgcmtArguments, scheme: TagScheme, splits: dict[str, list[Example]], aligners: dict[str, Any]
-) -> Built:
-    """MGCMT on its pretrained encoders; it knows the classes of objects that the training contexts name."""
+def _new_mgcmt(args: MgcmtArguments, scheme: TagScheme, splits: Splits, aligners: dict[str, Any]) -> NewModel:
     folder = encoder_folder(args.encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     table = None if args.word_neighbours is None else WordNeighbours.from_pretrained(args.word_neighbours, tokenizer)
-    images: Any = ConvNextImageProcessorPil(size={"shortest_edge": 112})  # 7 × 7 regions of the small ResNet
-    vision: Any = None
-    if args.sees_regions and args.vision_encoder == FROM_SCRATCH:
-        vision = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
-    elif args.sees_regions:
-        vision = args.vision_encoder
-        try:
-            images = AutoImageProcessor.from_pretrained(vision, backend="pil")
-        except OSError as error:
-            way_out = (
-                f"--vision_encoder {FROM_SCRATCH} --train_vision true and --visual_fusion objects need no download"
-            )
-            raise ValueError(f"--vision_encoder {vision} cannot be loaded: {error} ({way_out})") from None
-    contexts = [example.context for example in splits["train"]] if args.sees_objects else []
-    classes = object_classes(contexts)
+    vision, images = _vision_encoder(args)
+    classes = object_classes([example.context for example in splits["train"]] if args.sees_objects else [])
     size: Any = {} if table is None else {"augmentation_size": table.size}
     model = MgcmtForTokenClassification.from_encoders(
         folder,
@@ -106,7 +115,7 @@ def build_mgcmt(
     if table is None and args.aug_fusion != "none":
         embeddings: Any = model.get_input_embeddings()
         table = WordNeighbours.from_encoder(tokenizer, embeddings.weight)
-    if table is not None:  # the neighbours of the corpus' words are searched for once, and travel with the table
+    if table is not None:  # search once for the neighbours of all words of the corpus; they travel with the table
         table.search([word for examples in splits.values() for example in examples for word in example.words])
     processor = MgcmtProcessor(
         tokenizer,
@@ -119,11 +128,26 @@ def build_mgcmt(
         context_builder={OBJECT_TAGS: aligners[OBJECT_TAGS]} if classes and OBJECT_TAGS in aligners else None,
     )
     processor.check_model(model.config)
-    if model.sees_images:
+    if model.sees_images:  # how many regions an image has depends on the encoder and on the size of its input
         pixels = images(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             model.config.num_regions = model.eval().region_features(pixels).shape[1]
-    return model, processor, MgcmtDataCollator(processor)
+    return NewModel(model, processor, MgcmtDataCollator(processor))
+
+
+def _vision_encoder(args: MgcmtArguments) -> tuple[str | ResNetConfig | None, Any]:
+    """The vision encoder as `from_encoders` takes it, None for none, and its image processor."""
+    if args.sees_regions and args.vision_encoder != FROM_SCRATCH:
+        try:
+            return args.vision_encoder, AutoImageProcessor.from_pretrained(args.vision_encoder, backend="pil")
+        except OSError as error:
+            raise ValueError(
+                f"--vision_encoder {args.vision_encoder} cannot be loaded: {error} (--vision_encoder {FROM_SCRATCH} "
+                "--train_vision true and --visual_fusion objects need no download)"
+            ) from None
+    small = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
+    images = ConvNextImageProcessorPil(size={"shortest_edge": 112})  # 7 × 7 regions of the small ResNet
+    return small if args.sees_regions else None, images
 
 
 def object_classes(contexts: Sequence[VisualContext]) -> list[str]:

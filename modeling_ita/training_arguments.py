@@ -12,8 +12,8 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from modeling_ita.packaged_encoder import MINILM
-from modeling_ita.whole_files import write_text
+from .packaged_encoder import MINILM
+from .whole_files import write_text
 
 # Settings that change nothing of what is trained, and may differ when a run is resumed.
 NO_PART_OF_A_RUN = (
@@ -97,6 +97,11 @@ class ItaArguments(ModelArguments):
     def chosen_on(self) -> list[str]:
         """The views whose mean F1 on validation chooses the epoch: those that are trained on."""
         return {"text": ["T"], "cross": ["I+T"], "both": ["T", "I+T"]}[self.views]
+
+    @property
+    def sees_regions(self) -> bool:
+        """Whether images themselves take part: never, the model reads their contexts."""
+        return False
 
 
 @dataclass
@@ -223,6 +228,11 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return data, model, optimization
 
 
+def all_settings(arguments: Arguments) -> dict[str, Any]:
+    """Every setting by the name of its flag."""
+    return {name: value for part in arguments for name, value in asdict(part).items()}
+
+
 def defaults(arguments: Arguments) -> dict[str, Any]:
     """What every setting is if nobody sets it; those that must be set are left out."""
     flags = [flag for part in arguments for flag in fields(part)]
@@ -257,5 +267,4 @@ def check_settings(arguments: Arguments, record: Path) -> None:
 
 
 def _kept(arguments: Arguments) -> dict[str, Any]:
-    settings = {key: value for part in arguments for key, value in asdict(part).items()}
-    return {key: value for key, value in settings.items() if key not in NO_PART_OF_A_RUN}
+    return {key: value for key, value in all_settings(arguments).items() if key not in NO_PART_OF_A_RUN}

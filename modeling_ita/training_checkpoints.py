@@ -24,9 +24,9 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, load
 from safetensors import safe_open
 
-from modeling_ita.command_line import MISUSE
-from modeling_ita.plain_text import one_line
-from modeling_ita.whole_files import remove_if_dead, working_folder, written_folder
+from .command_line import MISUSE
+from .plain_text import one_line
+from .whole_files import remove_if_dead, working_folder, written_folder
 
 MANIFEST = "manifest.json"
 BEST = "best"
@@ -40,6 +40,24 @@ REQUIRED = (
     "custom_checkpoint_0.pkl",
     "custom_checkpoint_1.pkl",
 )
+
+
+class Progress:
+    """How far a run is: what a checkpoint holds besides weights, optimizer and random states."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.best = -1.0
+        self.sums: dict[str, float] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {"steps": [], "evaluations": []}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `Accelerator.save_state`."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For `Accelerator.load_state`."""
+        vars(self).update(state)
 
 
 class Checkpoints:
