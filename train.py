@@ -5,8 +5,8 @@
     python train.py benchmarks/twitter2017.yaml --seed 2 --output_dir outputs/seed2
     accelerate launch --num_processes 2 train.py --output_dir outputs/sample
 
-A run is `prepare`, `train`, `publish`; above them stand what they pass on and the training loop. The flags are in
-`modeling_ita/training_arguments.py`, and how a new model is made is in `modeling_ita/new_model.py`.
+A run has three steps: `prepare`, `train`, `publish`. First comes the value they share and the training loop. The flags
+are defined in `modeling_ita/training_arguments.py`; `modeling_ita/new_model.py` makes the new model.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     def resume(self, checkpoint: Path) -> None:
-        """Goes back to a checkpoint, with the best weights as they were then."""
+        """Resumes from a checkpoint, with the best weights as they were then."""
         self.checkpoints.load(self.accelerator, checkpoint)
         if self.progress.best >= 0 and self.accelerator.is_main_process:
             restore_best(checkpoint, self.best)
@@ -155,7 +155,7 @@ class Trainer:
                         break
 
     def _parameter_groups(self, model: EntityTagger) -> list[dict[str, Any]]:
-        """What is trained, by learning rate and, biases and norms being spared, by weight decay."""
+        """Trainable weights grouped by learning rate and weight decay; biases and norms are not decayed."""
         rates = {"encoder": None, "crf": self.args.crf_learning_rate, "aux_crf": self.args.crf_learning_rate}
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, weights in model.named_parameters():
@@ -166,7 +166,7 @@ class Trainer:
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
     def _lengths(self) -> list[int]:
-        """The pieces of every training post, with its context if that is read."""
+        """Tokens of every training post, with its context if the model reads it."""
         lengths = []
         for example in self.splits["train"]:
             batch = self.collate([{**vars(example), "image": None}])
@@ -180,7 +180,7 @@ class Trainer:
             yield batches[first : first + accumulated]
 
     def _step(self, batches: list[list[int]]) -> None:
-        """One update: the mean of the losses over all its posts, however they are spread over passes and processes."""
+        """One update on the mean loss over all its posts, however they are spread over passes and processes."""
         accelerator, progress = self.accelerator, self.progress
         self.model.train()
         posts = sum(map(len, batches))
@@ -224,8 +224,8 @@ class Trainer:
             )
 
     def _evaluate(self, epoch: int) -> str:
-        """Lenient F1 on valid in the views that choose the epoch; keeps the weights if their mean is the best yet."""
-        for buffer in self.plain_model.buffers():  # statistics of images: the main process', whose model is kept
+        """Validates in the views that select the epoch; keeps the weights if their mean lenient F1 is the best yet."""
+        for buffer in self.plain_model.buffers():  # image statistics: those of the main process, whose model is saved
             buffer.copy_(broadcast(buffer))
         scores, _ = self.score("validation", self.model_arguments.chosen_on)
         f1 = {view: report["lenient"]["f1"] for view, report in scores.items()}
@@ -242,7 +242,7 @@ class Trainer:
         return ", ".join(f"{view} {100 * value:.1f}" for view, value in f1.items())
 
     def score(self, split: str, views: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-        """The scores of a split in these views (see `VIEWS`), and what the processor counted in each."""
+        """Scores a split in these views (see `VIEWS`); also returns what the processor counted in each."""
         examples = self.splits[split]
         words, visuals = [example.words for example in examples], [Visual(e.context, e.image) for e in examples]
         labels = self.plain_model.config.tag_scheme.labels
@@ -284,7 +284,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def claim_output(arguments: Arguments, held: ExitStack) -> tuple[Checkpoints, Path | None]:
-    """Takes the output folder for this process; gives its checkpoints and the one to resume from.
+    """Claims the output folder for this process; returns its checkpoints and the one to resume from.
 
     Raises:
         ValueError: the folder holds another run, or the checkpoint is damaged.
@@ -323,7 +323,7 @@ def prepare(arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | N
 
 
 def make_accelerator(arguments: Arguments) -> Accelerator:
-    """Devices, precision, trackers."""
+    """Sets up devices, precision and trackers."""
     _, model_arguments, args = arguments
     precision, trains_vision = args.mixed_precision, getattr(model_arguments, "train_vision", False)
     if precision == "auto":
@@ -395,9 +395,10 @@ def train(prepared: Prepared) -> dict[str, Any] | None:
 
 
 def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
-    """Evaluates the best weights, writes report and Hub-ready folder, and pushes it if asked; returns the report.
+    """Evaluates the best weights, writes the report and the Hub-ready folder, and pushes the folder if asked.
 
-    The main process does this alone, the others get an empty report.
+    Returns:
+        The report. Only the main process does the work; the others return an empty report.
     """
     accelerator, output, args = prepared.accelerator, prepared.output, prepared.arguments[2]
     accelerator.wait_for_everyone()
@@ -437,7 +438,7 @@ def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) ->
 
 @command
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Trains from the command line; a function that returns the report is `main`."""
+    """Trains from the command line. From Python call `main`, which returns the report."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler that stops the run is Ctrl-C
     main(sys.argv[1:] if arguments is None else arguments)
 

@@ -1,4 +1,4 @@
-"""Rows of a data set to batches of a model, for training with `Trainer` or a loop of one's own."""
+"""Turns dataset rows into batches of a model, for `Trainer` or a custom training loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .visual_context import VisualContext
 
 @dataclass(frozen=True)
 class Example:
-    """A post as it is trained on: its words, their tag ids, its visual context, and its image if a model looks at it.
+    """A training post: its words, their tag ids, its visual context, and its image if the model looks at images.
 
-    The image is a path or a file's bytes, or the tensor that was made of it.
+    The image is a path, the bytes of a file, or the tensor made from it.
     """
 
     id: str
@@ -32,14 +32,14 @@ Splits = dict[str, list[Example]]  # the posts of a corpus by split: train, vali
 
 
 class MnerDataCollator:
-    """Rows of a dataset → one batch of tensors, for `Trainer` and `DataLoader`; each system's has its own layout.
+    """Turns dataset rows into one batch of tensors, for `Trainer` and `DataLoader`; the layout depends on the system.
 
-    A row is a mapping as `MnerDataset` gives it: `words`; `tags` or `labels`, the tag ids of these words in the
-    model's tag set; `context`, whatever `VisualContext.from_dict` takes; and `image`, whatever the processor of a
-    model that looks takes. Context and image may be None or left out. Other keys are ignored. Without tags in any row
-    the batch holds no labels.
+    A row is a mapping as `MnerDataset` yields it: `words`; `tags` or `labels`, the tag ids of these words in the
+    model's tag set; `context`, anything that `VisualContext.from_dict` takes; and `image`, anything that the processor
+    takes. Context and image may be None or missing. Other keys are ignored. If no row has tags, the batch holds no
+    labels.
 
-    `Trainer` drops the columns that `forward` does not name before they get here: give it
+    By default `Trainer` drops the columns that `forward` does not name; prevent it with
     `TrainingArguments(remove_unused_columns=False)`.
     """
 
@@ -47,8 +47,8 @@ class MnerDataCollator:
         """The arguments of the model's `forward` for these rows, `word_positions` first.
 
         Raises:
-            ValueError: a row has no words, tags that are no ids or not one for each word, or an unusable context, or
-                only some rows have tags; the row is named by its place in the batch and its id.
+            ValueError: a row has no words, an unusable context, or tags that are not one id per word; or only some
+                rows have tags. The message names the row by its position in the batch and its id.
         """
         posts, contexts, labels = [], [], []
         for number, row in enumerate(features):
@@ -73,11 +73,11 @@ class MnerDataCollator:
 
 
 class ItaDataCollator(MnerDataCollator):
-    """Batches of ITA, to which an image is its context.
+    """Batches of ITA, which sees an image through its context.
 
     Args:
         processor: the `ItaProcessor`.
-        views: the views of the batch: `"both"`, to train on, or `"T"` or `"I+T"`, to be evaluated.
+        views: the views in the batch: `"both"` for training, `"T"` or `"I+T"` for evaluation.
 
     Raises:
         ValueError: `views` is unknown.
@@ -96,7 +96,7 @@ class ItaDataCollator(MnerDataCollator):
 
 
 class MgcmtDataCollator(MnerDataCollator):
-    """Batches of MGCMT: an image, or what was made of it before, and the objects that its context names.
+    """Batches of MGCMT, which sees the image, or a tensor made from it, and the objects named in its context.
 
     Args:
         processor: the `MgcmtProcessor`.

@@ -151,7 +151,7 @@ def _vision_encoder(args: MgcmtArguments) -> tuple[str | ResNetConfig | None, An
 
 
 def object_classes(contexts: Sequence[VisualContext]) -> list[str]:
-    """The classes of objects in contexts, the most frequent first; a tagger's attributes ("red car") are left out."""
+    """Classes of objects in contexts, most frequent first, without a tagger's attributes ("car" for "red car")."""
     tagger = recorded_aligners(contexts).get(OBJECT_TAGS, {}).get("settings") or {}
     attributes = ((tagger.get("attributes") or {}).get("settings") or {}).get("attributes") or ()
     classes: Counter[str] = Counter()

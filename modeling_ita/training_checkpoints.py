@@ -1,8 +1,9 @@
-"""The checkpoints of a training run: each one is whole and intact, or it is not resumed.
+"""The checkpoints of a training run. Only a complete and intact checkpoint is resumed.
 
-A checkpoint is a folder `checkpoint_N` with what `Accelerator.save_state` writes, the best weights so far in `best`,
-and `manifest.json`: size and sha256 of every file. It is written beside its place, and older ones go only when it
-stands there. Checkpoints of version 0.1 have neither manifest nor `best`; they are resumed if their files load.
+A checkpoint is a folder `checkpoint_N`. It holds what `Accelerator.save_state` writes, the best weights so far in
+`best`, and `manifest.json` with size and sha256 of every file. It is written under a temporary name and then renamed;
+older ones are removed only after that. Checkpoints of version 0.1 have neither manifest nor `best`; they are resumed
+if their files load.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MANIFEST = "manifest.json"
 BEST = "best"
 WEIGHTS = "model.safetensors"
 RANDOM_STATES = "random_states_{}.pkl"  # of every process
-# What every checkpoint holds, of version 0.1 too; the last two are the schedule and how far the run is.
+# In every checkpoint, even of version 0.1; the last two are the schedule and the `Progress`.
 REQUIRED = (
     WEIGHTS,
     "optimizer.bin",
@@ -43,7 +44,7 @@ REQUIRED = (
 
 
 class Progress:
-    """How far a run is: what a checkpoint holds besides weights, optimizer and random states."""
+    """How far a run has come: what a checkpoint holds besides weights, optimizer and random states."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -64,8 +65,8 @@ class Checkpoints:
     """The numbered checkpoints of a run.
 
     Args:
-        folder: where they lie.
-        limit: how many are kept. Those that a resumed run has left behind, by going on from an earlier one, go first.
+        folder: where they are written.
+        limit: how many are kept. When a run resumes from an earlier checkpoint, the later ones are removed first.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
@@ -73,7 +74,7 @@ class Checkpoints:
         self._left_behind: set[int] = set()
 
     def numbered(self) -> dict[int, Path]:
-        """All that are there, by number, whether they are intact or not."""
+        """All checkpoints by number, intact or not."""
         found = {}
         if self.folder.is_dir():
             for path in self.folder.iterdir():
@@ -82,11 +83,11 @@ class Checkpoints:
         return dict(sorted(found.items()))
 
     def to_resume(self, which: str) -> Path | None:
-        """The checkpoint to go on from; removes what dead processes have left half written.
+        """The checkpoint to resume from. Removes what dead processes have left half written.
 
         Args:
-            which: a checkpoint's folder, or `"last"`: the newest that is intact. Of those that are skipped, stderr
-                gets the reason.
+            which: a checkpoint's folder, or `"last"` for the newest intact one. Why others are skipped is printed to
+                stderr.
 
         Returns:
             The checkpoint, or None if `"last"` finds none.
@@ -114,20 +115,20 @@ class Checkpoints:
             check(chosen)
         at = max((n for n, path in numbered.items() if chosen and path.resolve() == chosen.resolve()), default=-1)
         self._left_behind = {number for number in numbered if number > at}
-        if which == "last":  # a run that was stopped before it could
+        if which == "last":  # the run may have been stopped before it removed them
             self._remove([number for number in numbered if number <= at][: -self.limit])
         return chosen
 
     def way_on(self) -> str:
-        """What resuming the last one does, for people."""
+        """Says what resuming from the last checkpoint does."""
         there = list(self.numbered().values())
         return f"goes on from {there[-1]}" if there else "starts again: there is no checkpoint yet"
 
     def load(self, accelerator: Accelerator, checkpoint: Path) -> None:
-        """Loads a checkpoint that `to_resume` gave; stderr is told if it cannot be continued exactly.
+        """Loads a checkpoint that `to_resume` returned; warns on stderr if the run cannot continue exactly.
 
         Raises:
-            ValueError: it does not fit the run, or its random state cannot be set.
+            ValueError: it does not fit the run, or its random state cannot be restored.
         """
         manifest = read_manifest(checkpoint)
         here = _devices(accelerator)
@@ -142,7 +143,7 @@ class Checkpoints:
         except Exception as error:
             why = f" ({other})" if other else ""
             raise ValueError(f"{checkpoint} cannot be loaded{why}: {one_line(error, 300)}") from error
-        # Accelerate passes over a random state that it cannot set.
+        # Accelerate silently ignores a random state that it cannot set.
         file = checkpoint / RANDOM_STATES.format(accelerator.process_index)
         if file.is_file():
             state = load(str(file), map_location="cpu")
@@ -153,14 +154,14 @@ class Checkpoints:
             print(f"{file} is missing: this process draws new random numbers", file=sys.stderr)
 
     def save(self, accelerator: Accelerator, best: Path | None) -> None:
-        """Writes the next checkpoint, and then removes those that are too many. All processes call this.
+        """Writes the next checkpoint, then removes those above the limit. All processes call this.
 
         Args:
-            accelerator: whose state it is.
-            best: the folder of the best weights so far, which go in as well; None if there are none yet.
+            accelerator: whose state is saved.
+            best: the folder of the best weights so far, saved along with it; None if there are none yet.
 
         Raises:
-            OSError: it cannot be written; the message names its place, and the earlier ones are untouched.
+            OSError: it cannot be written; the message names its path, and earlier checkpoints are untouched.
         """
         main = accelerator.is_main_process
         place = self.folder / f"checkpoint_{max(self.numbered(), default=-1) + 1}"
@@ -187,7 +188,7 @@ class Checkpoints:
 
 
 def on_main_process(process: PartialState, action: Callable[[], Any]) -> Any:
-    """What the main process gets, for all; where it raises, the others end as well instead of waiting for it."""
+    """Runs an action on the main process and returns its result on all; if it raises, the others exit too."""
     got: list[Any] = [False, None]
     try:
         if process.is_main_process:
@@ -201,11 +202,11 @@ def on_main_process(process: PartialState, action: Callable[[], Any]) -> Any:
 
 
 def check(checkpoint: Path) -> None:
-    """Checks that all files of a checkpoint are there and as they were written, and run no code when they are loaded.
+    """Checks that all files of a checkpoint are present and unchanged, and that loading them runs no code.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, exchanged, or holds more than numbers.
+        ValueError: a file is damaged, was replaced, or holds more than numbers.
     """
     manifest = read_manifest(checkpoint)
     files = {} if manifest is None else manifest["files"]
@@ -231,7 +232,7 @@ def check(checkpoint: Path) -> None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself; None for one of version 0.1.
+    """The manifest of a checkpoint; None for one of version 0.1.
 
     Raises:
         ValueError: it is damaged.
@@ -251,12 +252,12 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def restore_best(checkpoint: Path, best: Path) -> None:
-    """Puts the best weights that a checkpoint knows where its run keeps them, in the place of any others.
+    """Restores the best weights of a checkpoint to the folder where its run keeps them, replacing later ones.
 
-    A checkpoint of version 0.1 knows none: it is the run's folder that holds them.
+    A checkpoint of version 0.1 holds none: they are taken from the run's folder.
 
     Raises:
-        FileNotFoundError: they are not there.
+        FileNotFoundError: they are missing.
     """
     kept = checkpoint / BEST
     if read_manifest(checkpoint) is None:
@@ -269,12 +270,12 @@ def restore_best(checkpoint: Path, best: Path) -> None:
 
 
 def written_model(folder: Path) -> AbstractContextManager[Path]:
-    """Gives a new folder for weights that takes the place of earlier ones when it is complete."""
+    """A new folder for weights; it replaces the earlier one once it is complete."""
     return written_folder(folder, "model", lambda earlier: (earlier / "config.json").is_file())
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """Weights are linked rather than copied where the file system can: nobody changes them in their place."""
+    """Hard-links weights instead of copying them where possible: no file of weights is ever edited in place."""
     target.mkdir(exist_ok=True)
     for file in source.iterdir():
         if file.is_file():
