@@ -36,13 +36,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-)
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it also runs where the project is not installed

@@ -11,21 +11,10 @@ from typing import Any, ClassVar
 import datasets
 from huggingface_hub import CommitInfo
 
-from dataset_scripts.corpus.conll import (
-    entity_types,
-    read_posts,
-    read_tags,
-    text_counts,
-)
+from dataset_scripts.corpus.conll import entity_types, read_posts, read_tags, text_counts
 from dataset_scripts.corpus.context_files import read_contexts
 from dataset_scripts.corpus.corpus_config import CONFIGS, KNOWN_FILES, VERSION, MnerConfig
-from dataset_scripts.corpus.corpus_images import (
-    IMAGE_STATES,
-    Verdict,
-    examine_image,
-    examine_images,
-    images_by_id,
-)
+from dataset_scripts.corpus.corpus_images import IMAGE_STATES, Verdict, examine_image, examine_images, images_by_id
 from dataset_scripts.hub.hub_dataset import push_dataset
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.whole_files import write_text

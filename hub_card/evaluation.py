@@ -20,14 +20,7 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoProcessor
 
 from hub_card.report.comparison import compare_reports, format_comparison
-from hub_card.report.report import (
-    format_table,
-    gold_files,
-    installed_versions,
-    make_report,
-    read_report,
-    write_report,
-)
+from hub_card.report.report import format_table, gold_files, installed_versions, make_report, read_report, write_report
 from hub_card.report.runs import Spread, format_mean_and_sd, mean_and_sd, shared_signatures
 from hub_card.report.score_files import format_scores, score_files
 from hub_card.scores.metric import MnerF1

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoModelForImageTextToText,
-)
+from transformers import AutoModelForImageTextToText
 
 from .aligner_settings import text
 from .generation import BEAMS, CHAT, FAMILIES, NEW_TOKENS, Family, florence_answer, generate

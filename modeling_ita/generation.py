@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from .aligner_settings import integer
 

@@ -14,16 +14,7 @@ from zipfile import BadZipFile
 import torch
 from PIL import Image
 
-from .aligner_settings import (
-    FLAG,
-    MAX_PATH,
-    SHARE,
-    Setting,
-    check_settings,
-    integer,
-    text,
-    texts,
-)
+from .aligner_settings import FLAG, MAX_PATH, SHARE, Setting, check_settings, integer, text, texts
 
 MAX_RATIO = 8
 MAX_LINES = 100  # that RapidOCR reads of an image, at 25 ms each on one core: more would not fit behind a post

@@ -13,12 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoModelForObjectDetection, PretrainedConfig
 
-from .aligner_settings import (
-    MODEL,
-    REVISION,
-    SHARE,
-    check_settings,
-)
+from .aligner_settings import MODEL, REVISION, SHARE, check_settings
 from .generation import BEAMS, FAMILIES, NEW_TOKENS, florence_answer, generate
 from .ocr import TextLine, strings_in_order, without_strip
 from .plain_text import one_line

@@ -13,11 +13,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .aligner_settings import MODEL, REVISION, Setting, check_settings, one_of

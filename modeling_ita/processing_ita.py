@@ -8,10 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from .checkpoint_files import (
-    check_integer,
-    check_list,
-)
+from .checkpoint_files import check_integer, check_list
 from .visual_context import VisualContext, check_kind
 from .wordwise_processor import PostBatch, WordwiseProcessor, _padded, one_each
 

@@ -7,14 +7,7 @@ import string
 import pytest
 import torch
 from tiny_ita import LABELS, WORDS
-from transformers import (
-    BertConfig,
-    BertModel,
-    BertTokenizer,
-    ConvNextImageProcessorPil,
-    ResNetConfig,
-    ResNetModel,
-)
+from transformers import BertConfig, BertModel, BertTokenizer, ConvNextImageProcessorPil, ResNetConfig, ResNetModel
 
 from modeling_ita.modeling_ita import ItaForTokenClassification
 from modeling_ita.processing_ita import ItaProcessor

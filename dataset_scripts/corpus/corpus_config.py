@@ -14,9 +14,7 @@ from typing import Any
 import datasets
 
 from dataset_scripts.corpus.context_files import check_context_file
-from dataset_scripts.corpus.corpus_images import (
-    IMAGE_SUFFIXES,
-)
+from dataset_scripts.corpus.corpus_images import IMAGE_SUFFIXES
 from dataset_scripts.sample_posts import SAMPLE_POSTS
 
 SPLIT_FILES = {

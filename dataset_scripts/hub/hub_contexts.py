@@ -10,10 +10,7 @@ import datasets
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import HTTPError
 
-from dataset_scripts.corpus.context_files import (
-    HUB_CONFIGURATION,
-    context_dataset,
-)
+from dataset_scripts.corpus.context_files import HUB_CONFIGURATION, context_dataset
 from dataset_scripts.hub.dataset_card import CARD_TABLE, aligner_table
 from modeling_ita.visual_context import VisualContext
 

@@ -12,14 +12,7 @@ from typing import Any, Literal, TypeAlias
 from huggingface_hub import ModelCard, ModelCardData
 
 from hub_card.card import card_tables
-from hub_card.card.card_examples import (
-    Example,
-    kinds_taken,
-    run_examples,
-    snippets,
-    unrun_examples,
-    widget_examples,
-)
+from hub_card.card.card_examples import Example, kinds_taken, run_examples, snippets, unrun_examples, widget_examples
 from hub_card.card.card_figure import card_figure
 from hub_card.card.eval_results import (
     EVAL_RESULTS_FILES,

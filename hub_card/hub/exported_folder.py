@@ -11,10 +11,8 @@ from typing import Any
 from hub_card.card.card import Examples
 from hub_card.card.requirements import requirements
 from hub_card.hub import handler
-from hub_card.hub.model_files import AUTO_MAPS, CUSTOM_PIPELINES, _is_earlier, code_files, unpushed_id, weights_tag
-from modeling_ita import (
-    ItaPipeline,
-)
+from hub_card.hub.model_files import AUTO_MAPS, CUSTOM_PIPELINES, code_files, is_exported, unpushed_id, weights_tag
+from modeling_ita import ItaPipeline
 from modeling_ita.entity_tagger import EntityTagger
 from modeling_ita.whole_files import written_folder
 from modeling_ita.word_neighbours import TENSORS_FILE, WORDS_FILE
@@ -57,7 +55,7 @@ def export_model(
     # What not every export has.
     optional = {".eval_results", "report.png", TENSORS_FILE, WORDS_FILE}
     optional |= {file.name for system in AUTO_MAPS for file in code_files(system)}
-    with written_folder(folder, "export", _is_earlier, optional) as staging:
+    with written_folder(folder, "export", is_exported, optional) as staging:
         _write(model, processor, staging)
         pipe = ItaPipeline(model=model, processor=processor, device=model.device)
         write_card(

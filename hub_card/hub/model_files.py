@@ -1,4 +1,4 @@
-"""What the folder of a model holds."""
+"""What an exported folder holds: the entries of its configurations, its code, the tag of its weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ AUTO_MAPS = {
     }
     for system, name in (("ita", "Ita"), ("mgcmt", "Mgcmt"))
 }
-_PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
+PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
 # transformers looks the task up as it was typed, so the alias needs an entry of its own.
-CUSTOM_PIPELINES = {"token-classification": _PIPELINE, "ner": _PIPELINE}
+CUSTOM_PIPELINES = {"token-classification": PIPELINE, "ner": PIPELINE}
 
 
 def code_files(model_type: str = "ita") -> list[Path]:
@@ -31,7 +31,7 @@ def code_files(model_type: str = "ita") -> list[Path]:
         model_type: that of the model's configuration, `"ita"` or `"mgcmt"`.
     """
     package = Path(modeling_ita.__file__).parent
-    named = [*AUTO_MAPS[model_type].values(), str(_PIPELINE["impl"])]
+    named = [*AUTO_MAPS[model_type].values(), PIPELINE["impl"]]
     entries = [package / f"{name.partition('.')[0]}.py" for name in named]
     return sorted({*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))})
 
@@ -57,6 +57,7 @@ def weights_tag(folder: str | Path) -> str:
     return f"weights-{digest.hexdigest()[:8]}"
 
 
-def _is_earlier(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and str(_PIPELINE["impl"]) in config.read_text(encoding="utf-8")
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds an exported model: its configuration names the pipeline that travels with it."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and PIPELINE["impl"] in config.read_text(encoding="utf-8", errors="replace")

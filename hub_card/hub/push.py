@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +12,7 @@ from huggingface_hub.errors import HTTPError
 
 from hub_card.card.eval_results import EVAL_RESULTS_FILES
 from hub_card.card.hub_names import check_repository, check_revision
-from hub_card.hub.model_files import AUTO_MAPS, CUSTOM_PIPELINES, unpushed_id, weights_tag
+from hub_card.hub.model_files import AUTO_MAPS, is_exported, unpushed_id, weights_tag
 from modeling_ita.checkpoint_files import check_model_files, check_processor_files, read_object
 from modeling_ita.word_neighbours import WORDS_FILE
 
@@ -76,10 +75,9 @@ def push_model(
     """
     folder = Path(folder)
     config = folder / "config.json"
-    settings = read_object(config) if config.is_file() else {}
-    if CUSTOM_PIPELINES["ner"]["impl"] not in json.dumps(settings):
+    if not is_exported(folder):
         raise ValueError(f"{folder} is no exported folder (train.py leaves one in OUTPUT/model)")
-    system = settings.get("model_type")
+    system = read_object(config).get("model_type")
     if system not in AUTO_MAPS:
         raise ValueError(f"{config} names the model_type {system!r:.80} (expected {' or '.join(AUTO_MAPS)})")
     if branch:

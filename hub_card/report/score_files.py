@@ -9,18 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hub_card.report.report import (
-    aligned,
-    format_f1,
-    make_report,
-    split_scores,
-)
+from hub_card.report.report import aligned, format_f1, make_report, split_scores
 from hub_card.scores.conll_columns import read_pair
-from hub_card.scores.scores import (
-    Scores,
-    Scoring,
-    score_views,
-)
+from hub_card.scores.scores import Scores, Scoring, score_views
 
 
 def score_files(

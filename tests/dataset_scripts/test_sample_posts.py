@@ -11,15 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from dataset_scripts.sample_posts import SAMPLE_POSTS
-from dataset_scripts.sample_posts.corpus import (
-    SPLITS,
-    TYPES,
-    SamplePost,
-    read_posts,
-    statistics,
-    to_conll,
-    to_scenes,
-)
+from dataset_scripts.sample_posts.corpus import SPLITS, TYPES, SamplePost, read_posts, statistics, to_conll, to_scenes
 from dataset_scripts.sample_posts.draw import draw_post, image_name, main, write_corpus
 from dataset_scripts.sample_posts.scenes import BLANK_SCENES, PHOTOGRAPHS, SCENES
 

@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    BertConfig,
-    DebertaV2Config,
-    ModernBertConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
+from transformers import AutoModel, BertConfig, DebertaV2Config, ModernBertConfig, RobertaConfig, XLMRobertaConfig
 
 from modeling_ita.configuration_ita import ItaConfig
 from modeling_ita.modeling_ita import ItaForTokenClassification

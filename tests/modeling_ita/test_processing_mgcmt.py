@@ -14,13 +14,7 @@ from PIL import Image
 from tiny_mgcmt import make_model, picture
 from transformers import BertTokenizer, CLIPImageProcessor, CLIPImageProcessorPil, ConvNextImageProcessorPil
 
-from modeling_ita import (
-    ItaPipeline,
-    MgcmtForTokenClassification,
-    MgcmtProcessor,
-    VisualContextBuilder,
-    WordNeighbours,
-)
+from modeling_ita import ItaPipeline, MgcmtForTokenClassification, MgcmtProcessor, VisualContextBuilder, WordNeighbours
 
 LABELS = ["car", "traffic light", "dog", "hot dog"]
 WORDS = ["Phoenix", "Suns", "Chicago", "game", "dog", "car"]
