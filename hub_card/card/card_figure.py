@@ -14,17 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from hub_card.report.report import counts_of, split_scores
 from hub_card.scores.intervals import bootstrap_f1
-from hub_card.scores.views import view_title
+from hub_card.scores.views import LOOKS, look_of, view_title
 from modeling_ita.whole_files import written_file
 
-# Okabe and Ito's palette, told apart with any colour vision.
-_LOOKS = {
-    "T": ("#0072B2", "o"),
-    "I+T": ("#D55E00", "s"),
-    "wrong_image": ("#7F7F7F", "^"),
-    "blank_image": ("#009E73", "D"),
-}
-_OTHER_LOOK = ("#E69F00", "v")
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 _LEGEND: dict[str, Any] = {"fontsize": 9, "edgecolor": "none", "framealpha": 0.9}
 
@@ -62,7 +54,7 @@ def _draw_views(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
     axes.set_title(f"Entity F1 on {split}", **_TITLE)
     for row, (view, scored) in enumerate(scores.items()):
         f1, counts = 100 * scored["lenient"]["f1"], counts_of(scored)
-        axes.barh(row, f1, color=_look(view)[0], height=0.6)
+        axes.barh(row, f1, color=look_of(view).colour, height=0.6)
         end = f1
         if counts is not None:
             low, high = (100 * bound for bound in bootstrap_f1(counts))
@@ -80,7 +72,7 @@ def _draw_reliability(axes: Axes, views: Mapping[str, Any], split: str) -> None:
     axes.set_title(f"Scores and truth on {split}", **_TITLE)
     axes.plot([0, 100], [0, 100], color="0.6", linestyle=":", linewidth=1, label="a score of 70 % is right in 70 %")
     for view in (view for view in ("T", "I+T") if view in views):
-        colour, marker = _look(view)
+        colour, marker = look_of(view).colour, look_of(view).marker
         filled = [row for row in views[view]["reliability"][1] if row["entities"]]
         total = sum(row["entities"] for row in filled)
         at, right = [100 * row["score"] for row in filled], [100 * row["accuracy"] for row in filled]
@@ -97,10 +89,12 @@ def _draw_reliability(axes: Axes, views: Mapping[str, Any], split: str) -> None:
 
 def _draw_epochs(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("F1 on valid", **_TITLE)
-    for view, (colour, marker) in _LOOKS.items():
+    for view, look in LOOKS.items():
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=view_title(view))
+            axes.plot(
+                *zip(*points, strict=True), color=look.colour, marker=look.marker, markersize=5, label=view_title(view)
+            )
     best = [row["epoch"] for row in evaluations if row.get("best")]
     if best:
         axes.axvline(best[-1], color="0.35", linestyle="--", linewidth=1, zorder=0, label=f"kept: epoch {best[-1]:g}")
@@ -109,7 +103,3 @@ def _draw_epochs(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="0.92")
     axes.legend(**_LEGEND, loc="lower right")
-
-
-def _look(view: str) -> tuple[str, str]:
-    return _LOOKS.get(view, _OTHER_LOOK)

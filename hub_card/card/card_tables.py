@@ -20,7 +20,7 @@ from hub_card.scores.errors import KINDS
 from hub_card.scores.intervals import bootstrap_difference
 from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
-from hub_card.scores.views import _SEEN, IMAGE, view_title
+from hub_card.scores.views import IMAGE, SEEN, view_title
 from modeling_ita.markup import Markdown, code, md
 
 _MAIN_VIEWS = ("T", "I+T")
@@ -91,7 +91,7 @@ def views_table(report: Mapping[str, Any], split: str) -> Markdown:
         lenient = scored["lenient"]
         rows.append(
             [
-                f"{view_title(view)}: {_SEEN[view]}" if view in _SEEN else view_title(view),
+                f"{view_title(view)}: {SEEN[view]}" if view in SEEN else view_title(view),
                 _percent(lenient["precision"]),
                 _percent(lenient["recall"]),
                 Markdown(f"**{_f1(scored)}**") if view in _MAIN_VIEWS else _f1(scored),

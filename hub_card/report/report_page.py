@@ -14,20 +14,11 @@ from hub_card.scores.errors import EvaluatedPost
 from hub_card.scores.intervals import bootstrap_difference
 from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
-from hub_card.scores.views import IMAGE, view_title
+from hub_card.scores.views import IMAGE, IMAGES, look_of, view_title
 from modeling_ita.markup import html_page, html_text
 from modeling_ita.tag_scheme import OUTSIDE
 from modeling_ita.whole_files import write_text
 
-# The columns in this order, each with what the model sees.
-_COLUMNS = {"I+T": "right image", "T": "no image", "wrong_image": "wrong image", "blank_image": "blank image"}
-_LOOKS = {
-    "T": ("var(--blue)", ""),
-    "I+T": ("var(--vermillion)", ""),
-    "wrong_image": ("var(--grey)", "5 3"),
-    "blank_image": ("var(--green)", "2 3"),
-}
-_OTHER_LOOK = ("var(--orange)", "8 3 2 3")
 _LOSSES = {
     "text_loss": ("T: text alone", "var(--blue)", ""),
     "cross_loss": ("I+T: image and text", "var(--vermillion)", "7 3"),
@@ -121,7 +112,7 @@ def write_page(
 def _columns(report: Mapping[str, Any], split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
     views = _ordered(scores)
-    heads = [f"{html_text(_COLUMNS.get(v, view_title(v)))}<small>{html_text(view_title(v))}</small>" for v in views]
+    heads = [f"{html_text(IMAGES.get(v, view_title(v)))}<small>{html_text(view_title(v))}</small>" for v in views]
     rows: list[tuple[str, list[str]]] = [("F1", [_with_small(format_f1(scores[view])) for view in views])]
     for key, name in (("precision", "P"), ("recall", "R")):
         rows.append((name, [_percent(scores[view]["lenient"][key]) for view in views]))
@@ -131,7 +122,7 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
         gaps = {view: _difference(scores["I+T"], scores[view]) for view in views if view != "I+T"}
         rows.append(("gap to I+T", [_with_small(gaps[view]) if view in gaps else _MISSING for view in views]))
         worth = [
-            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{html_text(_COLUMNS.get(view, view_title(view)))}"
+            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{html_text(IMAGES.get(view, view_title(view)))}"
             for view, gap in gaps.items()
         ]
         lead = f'<p class="lead">In points of F1, the right image is worth {", ".join(worth)}.</p>'
@@ -176,7 +167,9 @@ def _ablation(report: Mapping[str, Any], split: str) -> str:
     }
     table = _table("", ["I+T", "F1", "change"], rows)
     note = '<p class="soft">Without the image itself its context is still there, and the reverse.</p>' * of_image
-    return f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": _look("I+T")[0]})}</div>{note}'
+    return (
+        f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": look_of("I+T").variable})}</div>{note}'
+    )
 
 
 def _of_image(report: Mapping[str, Any], split: str) -> bool:
@@ -196,7 +189,7 @@ def _types(report: Mapping[str, Any], split: str) -> str:
         }
         for kind in types
     }
-    colours = {view_title(view): _look(view)[0] for view in views}
+    colours = {view_title(view): look_of(view).variable for view in views}
     confusion = ""
     if found := _shown(report.get("errors", {}).get(split) or {}):
         view = found[-1]
@@ -238,11 +231,13 @@ def _training(report: Mapping[str, Any]) -> str:
         for key, (name, colour, dashes) in _LOSSES.items()
         if (points := [(s["step"], s[key]) for s in steps if (s.get(key) or 0) > 0])
     ]
-    views = [view for view in _COLUMNS if any(row.get(view) is not None for row in evaluations)]
+    views = [view for view in IMAGES if any(row.get(view) is not None for row in evaluations)]
     lines = []
     for view in views:
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
-        lines.append(Series(view_title(view), points, *_look(view), radii=[3.0] * len(points)))
+        lines.append(
+            Series(view_title(view), points, look_of(view).variable, look_of(view).dash, radii=[3.0] * len(points))
+        )
     content = line_chart("Training losses", losses, "optimiser step", "nats per post, log scale", log=True)
     content += line_chart("F1 on valid", lines, "epoch", "F1, %")
     return content and f'<div class="grid">{content}</div>'
@@ -259,7 +254,11 @@ def _calibration(report: Mapping[str, Any], split: str) -> str:
     for view in order:
         curve = views[view].get("risk_coverage") or {}
         pairs = zip(curve.get("coverage", ()), curve.get("risk", ()), strict=True)
-        curves.append(Series(view_title(view), [(100 * c, 100 * r) for c, r in pairs], *_look(view)))
+        curves.append(
+            Series(
+                view_title(view), [(100 * c, 100 * r) for c, r in pairs], look_of(view).variable, look_of(view).dash
+            )
+        )
     title = "Risk and coverage: wrong entities among the surest"
     drawn = [curve for curve in curves if curve.points]
     parts.append(line_chart(title, drawn, "entities kept, %", "of them wrong, %", x_range=(0, 100)))
@@ -301,7 +300,7 @@ def _reliability(view: str, calibration: Mapping[str, Any]) -> str:
     before_after: Sequence[Sequence[Mapping[str, Any]]] = calibration.get("reliability") or []
     errors = calibration.get("ece") or []
     lines = []
-    looks = (("before", "var(--grey)", "4 3"), ("after", _look(view)[0], ""))
+    looks = (("before", "var(--grey)", "4 3"), ("after", look_of(view).variable, ""))
     for (name, colour, dashes), bins, error in zip(looks, before_after, errors, strict=False):
         filled = [row for row in bins if row["score"] is not None and row["accuracy"] is not None]
         total = sum(row["entities"] for row in filled) or 1
@@ -438,12 +437,8 @@ def _percent(fraction: float | None) -> str:
 
 def _ordered(views: Iterable[str]) -> list[str]:
     views = list(views)
-    return [view for view in _COLUMNS if view in views] + [view for view in views if view not in _COLUMNS]
+    return [view for view in IMAGES if view in views] + [view for view in views if view not in IMAGES]
 
 
 def _shown(views: Mapping[str, Any]) -> list[str]:
     return report_posts.shown_views(views)
-
-
-def _look(view: str) -> tuple[str, str]:
-    return _LOOKS.get(view, _OTHER_LOOK)

@@ -13,18 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from hub_card.report.runs import shared_signatures
-from hub_card.scores.views import view_title
+from hub_card.scores.views import LOOKS, PALETTE, look_of, view_title
 from modeling_ita.whole_files import written_file
 
-# Okabe and Ito's palette, told apart with any colour vision; a loss has the colour of the view that it trains.
-_BLUE, _VERMILLION, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
-_VIEWS = {"T": (_BLUE, "o"), "I+T": (_VERMILLION, "s"), "wrong_image": (_GREY, "^")}
+# A loss has the colour of the view that it trains.
 _LOSSES = {
-    "text_loss": ("T: text alone", _BLUE),
-    "cross_loss": ("I+T: image and text", _VERMILLION),
-    "cva_loss": ("CVA: alignment of the two", _GREEN),
-    "main_loss": ("tags", _VERMILLION),
-    "aux_loss": ("spans (auxiliary)", _GREEN),
+    "text_loss": ("T: text alone", PALETTE["blue"]),
+    "cross_loss": ("I+T: image and text", PALETTE["vermillion"]),
+    "cva_loss": ("CVA: alignment of the two", PALETTE["green"]),
+    "main_loss": ("tags", PALETTE["vermillion"]),
+    "aux_loss": ("spans (auxiliary)", PALETTE["green"]),
 }
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 _LEGEND: dict[str, Any] = {"fontsize": 9, "edgecolor": "none", "framealpha": 0.9}
@@ -82,10 +80,12 @@ def _draw_valid(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("F1 on valid", **_TITLE)
     axes.set_xlabel("epoch")
     axes.set_ylabel("entity F1 (%, lenient)")
-    for view, (colour, marker) in _VIEWS.items():
+    for view, look in LOOKS.items():
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=view_title(view))
+            axes.plot(
+                *zip(*points, strict=True), color=look.colour, marker=look.marker, markersize=5, label=view_title(view)
+            )
     if not axes.lines:
         _say(axes, "no evaluations recorded")
         return
@@ -108,7 +108,7 @@ def _draw_bars(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
     bars = axes.bar(
         [view_title(view).replace(" ", "\n") for view in scores],
         [100 * view["lenient"]["f1"] for view in scores.values()],
-        color=[_VIEWS.get(view, (_GREEN, ""))[0] for view in scores],
+        color=[look_of(view).colour for view in scores],
         width=0.6,
     )
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=11)
