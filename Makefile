@@ -9,7 +9,7 @@ LOCKS := .ci/build.lock .ci/requirements.lock
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RESOLVE := $(PIP) install --quiet --dry-run --ignore-installed --report -
 
-.PHONY: help install install-locked lock quickstart demo-hub test checks clean
+.PHONY: help install install-locked lock quickstart demo-hub test checks docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,5 +55,8 @@ checks: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## the documentation as HTML in docs/_build, offline; a warning is an error
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build
+
 clean:  ## remove what was installed and made
-	rm -rf .venv outputs build *.egg-info
+	rm -rf .venv outputs build docs/_build *.egg-info
