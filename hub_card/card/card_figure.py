@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hub_card.report.report import counts_of, split_scores
 from hub_card.scores.intervals import bootstrap_f1
-from hub_card.scores.views import LOOKS, look_of, view_title
+from hub_card.scores.views import MAIN_VIEWS, VIEWS, look, view_title
 from modeling_ita.whole_files import written_file
 
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
@@ -36,7 +36,7 @@ def card_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: 
     views = (report.get("calibration") or {}).get(split, {}).get("views") or {}
     evaluations = (report.get("history") or {}).get("evaluations") or []
     panels: list[Callable[[Axes], None]] = [lambda axes: _draw_views(axes, scores, split)]
-    if any(row["entities"] for view in ("T", "I+T") if view in views for row in views[view]["reliability"][1]):
+    if any(row["entities"] for view in MAIN_VIEWS if view in views for row in views[view]["reliability"][1]):
         panels.append(lambda axes: _draw_reliability(axes, views, split))
     if evaluations:
         panels.append(lambda axes: _draw_epochs(axes, evaluations))
@@ -54,7 +54,7 @@ def _draw_views(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
     axes.set_title(f"Entity F1 on {split}", **_TITLE)
     for row, (view, scored) in enumerate(scores.items()):
         f1, counts = 100 * scored["lenient"]["f1"], counts_of(scored)
-        axes.barh(row, f1, color=look_of(view).colour, height=0.6)
+        axes.barh(row, f1, color=look(view).colour, height=0.6)
         end = f1
         if counts is not None:
             low, high = (100 * bound for bound in bootstrap_f1(counts))
@@ -71,15 +71,13 @@ def _draw_views(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
 def _draw_reliability(axes: Axes, views: Mapping[str, Any], split: str) -> None:
     axes.set_title(f"Scores and truth on {split}", **_TITLE)
     axes.plot([0, 100], [0, 100], color="0.6", linestyle=":", linewidth=1, label="a score of 70 % is right in 70 %")
-    for view in (view for view in ("T", "I+T") if view in views):
-        colour, marker = look_of(view).colour, look_of(view).marker
+    for view in (view for view in MAIN_VIEWS if view in views):
         filled = [row for row in views[view]["reliability"][1] if row["entities"]]
         total = sum(row["entities"] for row in filled)
         at, right = [100 * row["score"] for row in filled], [100 * row["accuracy"] for row in filled]
-        axes.plot(at, right, color=colour, linewidth=1.6, label=view_title(view))
-        axes.scatter(
-            at, right, s=[20 + 220 * row["entities"] / max(total, 1) for row in filled], c=colour, marker=marker
-        )
+        axes.plot(at, right, color=look(view).colour, linewidth=1.6, label=view_title(view))
+        sizes = [20 + 220 * row["entities"] / max(total, 1) for row in filled]
+        axes.scatter(at, right, s=sizes, c=look(view).colour, marker=look(view).marker)
     axes.set_xlabel("mean score of entities, %")
     axes.set_ylabel("of them correct, %")
     axes.set_xlim(-4, 104)
@@ -89,12 +87,11 @@ def _draw_reliability(axes: Axes, views: Mapping[str, Any], split: str) -> None:
 
 def _draw_epochs(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("F1 on valid", **_TITLE)
-    for view, look in LOOKS.items():
+    for view in VIEWS:
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
         if points:
-            axes.plot(
-                *zip(*points, strict=True), color=look.colour, marker=look.marker, markersize=5, label=view_title(view)
-            )
+            drawn: dict[str, Any] = {"color": look(view).colour, "marker": look(view).marker, "markersize": 5}
+            axes.plot(*zip(*points, strict=True), **drawn, label=view_title(view))
     best = [row["epoch"] for row in evaluations if row.get("best")]
     if best:
         axes.axvline(best[-1], color="0.35", linestyle="--", linewidth=1, zorder=0, label=f"kept: epoch {best[-1]:g}")

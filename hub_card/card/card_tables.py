@@ -20,10 +20,9 @@ from hub_card.scores.errors import KINDS
 from hub_card.scores.intervals import bootstrap_difference
 from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
-from hub_card.scores.views import IMAGE, SEEN, view_title
+from hub_card.scores.views import IMAGE, MAIN_VIEWS, SEEN, view_title
 from modeling_ita.markup import Markdown, code, md
 
-_MAIN_VIEWS = ("T", "I+T")
 _NONE = "–"
 
 # Where a run goes, where it goes on and who watches it: no part of how a model was trained, and another run's matter.
@@ -94,7 +93,7 @@ def views_table(report: Mapping[str, Any], split: str) -> Markdown:
                 f"{view_title(view)}: {SEEN[view]}" if view in SEEN else view_title(view),
                 _percent(lenient["precision"]),
                 _percent(lenient["recall"]),
-                Markdown(f"**{_f1(scored)}**") if view in _MAIN_VIEWS else _f1(scored),
+                Markdown(f"**{_f1(scored)}**") if view in MAIN_VIEWS else _f1(scored),
                 _percent(scored["strict"]["f1"]),
             ]
         )
@@ -138,7 +137,7 @@ def image_worth(report: Mapping[str, Any], split: str) -> Markdown:
 def types_table(report: Mapping[str, Any], split: str) -> Markdown:
     """F1 by type and view, and precision and recall of I+T, or of the only view."""
     scores = split_scores(report, split)
-    views = [view for view in _MAIN_VIEWS if view in scores] or list(scores)[:1]
+    views = [view for view in MAIN_VIEWS if view in scores] or list(scores)[:1]
     heads = ["type", "entities", *(f"F1, {view_title(view)}" for view in views)]
     heads += [f"{score}, {view_title(views[-1])}" for score in ("precision", "recall")]
     rows = []
@@ -179,7 +178,7 @@ def calibration_table(report: Mapping[str, Any], split: str) -> Markdown:
     rows = [
         [view_title(view), f"{views[view]['entities']:,}"]
         + [" → ".join(map(_percent, views[view][error])) for error in ("ece", "brier")]
-        for view in _MAIN_VIEWS
+        for view in MAIN_VIEWS
         if view in views
     ]
     return markdown_table(["view", "entities", "ECE before → after", "Brier before → after"], rows)
@@ -188,7 +187,7 @@ def calibration_table(report: Mapping[str, Any], split: str) -> Markdown:
 def temperature_hurts(report: Mapping[str, Any], split: str) -> bool:
     """Whether the calibration error of I+T, or of the only view, is larger after the temperature than before."""
     views = _calibration(report, split)
-    before, after = next((views[view]["ece"] for view in reversed(_MAIN_VIEWS) if view in views), (None, None))
+    before, after = next((views[view]["ece"] for view in reversed(MAIN_VIEWS) if view in views), (None, None))
     return before is not None and after is not None and after > before
 
 
@@ -196,7 +195,7 @@ def operating_points_table(report: Mapping[str, Any]) -> Markdown:
     """The thresholds for `min_score` that reach a wanted precision on the validation split."""
     views = _calibration(report, "validation")
     rows = []
-    for view in (view for view in _MAIN_VIEWS if view in views):
+    for view in (view for view in MAIN_VIEWS if view in views):
         for point in views[view]["operating_points"]:
             threshold = point["threshold"]
             # Rounded up: rounded down it would let entities in that the precision was not measured with.
@@ -221,7 +220,7 @@ def errors_table(report: Mapping[str, Any], split: str) -> Markdown:
 def error_groups_table(report: Mapping[str, Any], split: str) -> Markdown:
     """Where the errors are: by names seen in training or not, and by agreement of the views."""
     analyses = (report.get("errors") or {}).get(split) or {}
-    views = [view for view in _MAIN_VIEWS if view in analyses]
+    views = [view for view in MAIN_VIEWS if view in analyses]
     groups = {
         "recall of names that occur in train": ("surface", "seen", "recall"),
         "recall of names that do not occur in train": ("surface", "unseen", "recall"),

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from hub_card.report.report import format_f1, signature_of, split_scores
 from hub_card.scores.intervals import Score
+from hub_card.scores.views import OF_USERS
 from modeling_ita.markup import yaml_text
 from modeling_ita.whole_files import write_text
 
@@ -19,8 +20,6 @@ EVAL_RESULTS_FILES = {system: f".eval_results/{system}.yaml" for system in ("ita
 
 # By the configuration's `model_type`.
 TASK = "token-classification"
-# The views that a user can have; the others are controls.
-VIEWS = {"T": "the post alone", "I+T": "the post with its image"}
 _METRICS: dict[Score, str] = {"f1": "F1", "precision": "precision", "recall": "recall"}
 
 
@@ -61,10 +60,10 @@ def eval_results(report: Mapping[str, Any], split: str, dataset_id: str | None =
 
     results = []
     for view, scored in split_scores(report, split).items():
-        if view in VIEWS:
+        if view in OF_USERS:
             for metric, name in _METRICS.items():
-                results.append(result(metric, f"{name}, {VIEWS[view]} ({view})", scored["lenient"][metric]))
-            results.append(result("f1", f"strict F1, {VIEWS[view]} ({view})", scored["strict"]["f1"]))
+                results.append(result(metric, f"{name}, {OF_USERS[view]} ({view})", scored["lenient"][metric]))
+            results.append(result("f1", f"strict F1, {OF_USERS[view]} ({view})", scored["strict"]["f1"]))
     return results
 
 
@@ -83,11 +82,11 @@ def eval_result_entries(report: Mapping[str, Any], split: str, dataset_id: str |
             task_id=TASK,
             value=round(scored["lenient"]["f1"], 4),
             date=None if created is None else str(created)[:10],
-            notes=f"entity F1 of {VIEWS[view]} ({view}), in percent {format_f1(scored)}; "
+            notes=f"entity F1 of {OF_USERS[view]} ({view}), in percent {format_f1(scored)}; "
             f"{signature_of(report, split, view) or 'measured by a version that gave no signature'}",
         )
         for view, scored in split_scores(report, split).items()
-        if view in VIEWS
+        if view in OF_USERS
     ]
 
 

@@ -14,7 +14,7 @@ from hub_card.scores.errors import EvaluatedPost
 from hub_card.scores.intervals import bootstrap_difference
 from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
-from hub_card.scores.views import IMAGE, IMAGES, look_of, view_title
+from hub_card.scores.views import IMAGE, SIDE_BY_SIDE, look, side_by_side, view_title
 from modeling_ita.markup import html_page, html_text
 from modeling_ita.tag_scheme import OUTSIDE
 from modeling_ita.whole_files import write_text
@@ -111,8 +111,8 @@ def write_page(
 
 def _columns(report: Mapping[str, Any], split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
-    views = _ordered(scores)
-    heads = [f"{html_text(IMAGES.get(v, view_title(v)))}<small>{html_text(view_title(v))}</small>" for v in views]
+    views = side_by_side(scores)
+    heads = [f"{html_text(_head(v))}<small>{html_text(view_title(v))}</small>" for v in views]
     rows: list[tuple[str, list[str]]] = [("F1", [_with_small(format_f1(scores[view])) for view in views])]
     for key, name in (("precision", "P"), ("recall", "R")):
         rows.append((name, [_percent(scores[view]["lenient"][key]) for view in views]))
@@ -122,8 +122,7 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
         gaps = {view: _difference(scores["I+T"], scores[view]) for view in views if view != "I+T"}
         rows.append(("gap to I+T", [_with_small(gaps[view]) if view in gaps else _MISSING for view in views]))
         worth = [
-            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{html_text(IMAGES.get(view, view_title(view)))}"
-            for view, gap in gaps.items()
+            f"<b>{gap}</b> over {'the ' if view != 'T' else ''}{html_text(_head(view))}" for view, gap in gaps.items()
         ]
         lead = f'<p class="lead">In points of F1, the right image is worth {", ".join(worth)}.</p>'
     body = "".join(
@@ -167,9 +166,7 @@ def _ablation(report: Mapping[str, Any], split: str) -> str:
     }
     table = _table("", ["I+T", "F1", "change"], rows)
     note = '<p class="soft">Without the image itself its context is still there, and the reverse.</p>' * of_image
-    return (
-        f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": look_of("I+T").variable})}</div>{note}'
-    )
+    return f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": look("I+T").css})}</div>{note}'
 
 
 def _of_image(report: Mapping[str, Any], split: str) -> bool:
@@ -179,7 +176,7 @@ def _of_image(report: Mapping[str, Any], split: str) -> bool:
 
 def _types(report: Mapping[str, Any], split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
-    views = _ordered(scores)
+    views = side_by_side(scores)
     types = sorted({kind for view in views for kind in scores[view]["lenient"].get("types", {})})
     bars = {
         kind: {
@@ -189,7 +186,7 @@ def _types(report: Mapping[str, Any], split: str) -> str:
         }
         for kind in types
     }
-    colours = {view_title(view): look_of(view).variable for view in views}
+    colours = {view_title(view): look(view).css for view in views}
     confusion = ""
     if found := _shown(report.get("errors", {}).get(split) or {}):
         view = found[-1]
@@ -231,7 +228,7 @@ def _training(report: Mapping[str, Any]) -> str:
         for key, (name, colour, dashes) in _LOSSES.items()
         if (points := [(s["step"], s[key]) for s in steps if (s.get(key) or 0) > 0])
     ]
-    views = [view for view in IMAGES if any(row.get(view) is not None for row in evaluations)]
+    views = [view for view in SIDE_BY_SIDE if any(row.get(view) is not None for row in evaluations)]
     lines = []
     for view in views:
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
@@ -248,7 +245,7 @@ def _calibration(report: Mapping[str, Any], split: str) -> str:
     views: Mapping[str, Any] = calibration.get("views") or {}
     if not views:
         return ""
-    order = _ordered(views)
+    order = side_by_side(views)
     parts = [_reliability(view, views[view]) for view in _shown(views)]
     curves = []
     for view in order:
@@ -300,7 +297,7 @@ def _reliability(view: str, calibration: Mapping[str, Any]) -> str:
     before_after: Sequence[Sequence[Mapping[str, Any]]] = calibration.get("reliability") or []
     errors = calibration.get("ece") or []
     lines = []
-    looks = (("before", "var(--grey)", "4 3"), ("after", look_of(view).variable, ""))
+    looks = (("before", "var(--grey)", "4 3"), ("after", look(view).css, ""))
     for (name, colour, dashes), bins, error in zip(looks, before_after, errors, strict=False):
         filled = [row for row in bins if row["score"] is not None and row["accuracy"] is not None]
         total = sum(row["entities"] for row in filled) or 1
@@ -326,7 +323,7 @@ def _errors(report: Mapping[str, Any], split: str) -> str:
     analyses: Mapping[str, Mapping[str, Any]] = report.get("errors", {}).get(split) or {}
     if not analyses:
         return ""
-    order = _ordered(analyses)
+    order = side_by_side(analyses)
     shown = [view for view in order if view in _shown(analyses)]
     kinds = {view: analyses[view]["kinds"] for view in order if analyses[view].get("kinds")}
     parts = [_kind_table("Kinds, by view", "view", {view_title(view): row for view, row in kinds.items()})]
@@ -435,10 +432,13 @@ def _percent(fraction: float | None) -> str:
     return _MISSING if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _ordered(views: Iterable[str]) -> list[str]:
-    views = list(views)
-    return [view for view in IMAGES if view in views] + [view for view in views if view not in IMAGES]
-
-
 def _shown(views: Mapping[str, Any]) -> list[str]:
     return report_posts.shown_views(views)
+
+
+def _head(view: str) -> str:
+    return SIDE_BY_SIDE.get(view, view_title(view))
+
+
+def _look(view: str) -> tuple[str, str]:
+    return look(view).css, look(view).dashes

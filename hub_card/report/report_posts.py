@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from hub_card.scores.errors import EvaluatedPost, match
-from hub_card.scores.views import view_title
+from hub_card.scores.views import MAIN_VIEWS, view_title
 from modeling_ita.markup import html_picture, html_text
 from modeling_ita.tag_scheme import Span
 
@@ -96,7 +96,7 @@ def post_cards(posts: Sequence[EvaluatedPost], limit: int) -> str:
 
 def shown_views(views: Collection[str]) -> list[str]:
     """The two views to look at: T and I+T, or what there is of them, or the first two of others."""
-    return [view for view in ("T", "I+T") if view in views] or list(views)[:2]
+    return [view for view in MAIN_VIEWS if view in views] or list(views)[:2]
 
 
 def _card(post: EvaluatedPost, errors: int, views: Sequence[str]) -> str:

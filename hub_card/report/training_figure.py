@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from hub_card.report.runs import shared_signatures
-from hub_card.scores.views import LOOKS, PALETTE, look_of, view_title
+from hub_card.scores.views import PALETTE, VIEWS, look, view_title
 from modeling_ita.whole_files import written_file
 
 # A loss has the colour of the view that it trains.
 _LOSSES = {
-    "text_loss": ("T: text alone", PALETTE["blue"]),
-    "cross_loss": ("I+T: image and text", PALETTE["vermillion"]),
+    "text_loss": ("T: text alone", look("T").colour),
+    "cross_loss": ("I+T: image and text", look("I+T").colour),
     "cva_loss": ("CVA: alignment of the two", PALETTE["green"]),
     "main_loss": ("tags", PALETTE["vermillion"]),
     "aux_loss": ("spans (auxiliary)", PALETTE["green"]),
@@ -80,12 +80,11 @@ def _draw_valid(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("F1 on valid", **_TITLE)
     axes.set_xlabel("epoch")
     axes.set_ylabel("entity F1 (%, lenient)")
-    for view, look in LOOKS.items():
+    for view in VIEWS:
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
         if points:
-            axes.plot(
-                *zip(*points, strict=True), color=look.colour, marker=look.marker, markersize=5, label=view_title(view)
-            )
+            drawn: dict[str, Any] = {"color": look(view).colour, "marker": look(view).marker, "markersize": 5}
+            axes.plot(*zip(*points, strict=True), **drawn, label=view_title(view))
     if not axes.lines:
         _say(axes, "no evaluations recorded")
         return
@@ -108,7 +107,7 @@ def _draw_bars(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
     bars = axes.bar(
         [view_title(view).replace(" ", "\n") for view in scores],
         [100 * view["lenient"]["f1"] for view in scores.values()],
-        color=[look_of(view).colour for view in scores],
+        color=[look(view).colour for view in scores],
         width=0.6,
     )
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=11)

@@ -1,57 +1,72 @@
-"""The views of a post: what a model is shown, and their names, order, titles and colours wherever they appear."""
+"""What a model is shown: the views of a post, their names, order, titles, colours and dashes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 VIEWS = ("T", "I+T", "wrong_image", "blank_image")
-IMAGE = "image"  # among the kinds of context that are left out one by one: the image itself, if the model sees images
+IMAGE = "image"  # among the kinds that are left out one by one: the image itself, of a model that looks
+# What the model sees.
 SEEN = {
     "T": "the post alone",
     "I+T": "the post and its own image",
     "wrong_image": "the post and another post's image",
     "blank_image": "the post and an empty image",
 }
-"""What the model sees in each view."""
-IMAGES = {"I+T": "right image", "T": "no image", "wrong_image": "wrong image", "blank_image": "blank image"}
-"""The image of each view, in the order of a report's columns: the view that a model is used with comes first."""
-
-# Okabe and Ito's palette, which any colour vision tells apart.
+# The views that a user can have; the others are controls.
+OF_USERS = {"T": "the post alone", "I+T": "the post with its image"}
+MAIN_VIEWS = tuple(OF_USERS)
+# Side by side, what the image is: the right one first, for the others are held against it.
+SIDE_BY_SIDE = {"I+T": "right image", "T": "no image", "wrong_image": "wrong image", "blank_image": "blank image"}
+# Okabe and Ito's palette, told apart with any colour vision.
 PALETTE = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73", "grey": "#7F7F7F", "orange": "#E69F00"}
 
 
 class Look(NamedTuple):
-    """How a view is drawn: a name in `PALETTE`, a marker of matplotlib, and the dashes of a line in SVG."""
+    """How a view is drawn.
+
+    Attributes:
+        name: its colour in `PALETTE`.
+        dashes: an SVG dash pattern; empty for a solid line.
+        marker: the marker of matplotlib.
+    """
 
     name: str
+    dashes: str
     marker: str
-    dash: str
 
     @property
     def colour(self) -> str:
-        """The colour as `#RRGGBB`."""
+        """The colour, `#0072B2`."""
         return PALETTE[self.name]
 
     @property
-    def variable(self) -> str:
-        """The colour as a variable of a page's style sheet, which has a second one for dark screens."""
+    def css(self) -> str:
+        """The variable of the HTML page that holds the colour, which is lighter on a dark page."""
         return f"var(--{self.name})"
 
 
-LOOKS = {
-    "T": Look("blue", "o", ""),
-    "I+T": Look("vermillion", "s", ""),
-    "wrong_image": Look("grey", "^", "5 3"),
-    "blank_image": Look("green", "D", "2 3"),
+_LOOKS = {
+    "T": Look("blue", "", "o"),
+    "I+T": Look("vermillion", "", "s"),
+    "wrong_image": Look("grey", "5 3", "^"),
+    "blank_image": Look("green", "2 3", "D"),
 }
-_OTHER_LOOK = Look("orange", "v", "8 3 2 3")
+_OTHER_LOOK = Look("orange", "8 3 2 3", "v")
 
 
-def look_of(view: str) -> Look:
-    """How a view is drawn; the views of other systems share one look."""
-    return LOOKS.get(view, _OTHER_LOOK)
+def look(view: str) -> Look:
+    """How a view is drawn; views of other systems all look alike."""
+    return _LOOKS.get(view, _OTHER_LOOK)
 
 
 def view_title(view: str) -> str:
     """A view's name as it is shown to readers: `"wrong_image"` → `"wrong image"`."""
     return view.replace("_", " ")
+
+
+def side_by_side(views: Iterable[str]) -> list[str]:
+    """The views in the order of columns: those of `SIDE_BY_SIDE`, then all others as they come."""
+    views = list(views)
+    return [view for view in SIDE_BY_SIDE if view in views] + [view for view in views if view not in SIDE_BY_SIDE]
