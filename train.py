@@ -33,7 +33,7 @@ from hub_card.hub.exported_folder import export_model
 from hub_card.hub.push import open_repository, push_model, push_text
 from hub_card.predictions.evaluate_model import evaluate_model, visuals_of_view
 from hub_card.predictions.prediction import Visual, predict_tags, read_images
-from hub_card.report.report import format_table, gold_files, make_report, write_report
+from hub_card.report.report import Report, format_table, gold_files, make_report, write_report
 from hub_card.report.report_page import write_page
 from hub_card.report.training_figure import training_figure
 from hub_card.scores.scores import score_views
@@ -337,9 +337,38 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
     )
 
 
-def read_corpus(arguments: Arguments, accelerator: Accelerator) -> tuple[MnerDataset, TagScheme, Splits]:
-    """The corpus, the tags that the model predicts, and the posts by split with these tags."""
-    data, model_arguments, _ = arguments
+def main(argv: Sequence[str]) -> Report:
+    """Trains and evaluates as the arguments say, and returns the report.
+
+    Raises:
+        ValueError: the arguments, the data or the checkpoint cannot be used.
+        OSError: a file is missing, cannot be written, or another process is training in the output folder.
+    """
+    # One progress bar, not broken by a bar for every checkpoint.
+    transformers_logging.disable_progress_bar()
+    arguments = parse_arguments(argv)
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    with ExitStack() as held:
+        # One process claims the folder for all of them.
+        checkpoints, checkpoint = on_main_process(process, lambda: claim_output(arguments, held))
+        try:
+            return train_and_report(argv, arguments, checkpoints, checkpoint)
+        except (KeyboardInterrupt, OSError) as stop:
+            if Path(arguments[2].output_dir, RECORD).exists():
+                stop.add_note(f"--resume_from_checkpoint last {checkpoints.way_on()}")
+            raise
+
+
+def train_and_report(
+    argv: Sequence[str], arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | None
+) -> Report:
+    """The run, in a folder that is claimed."""
+    data, model_arguments, args = arguments
+    output = Path(args.output_dir)
+    accelerator = make_accelerator(arguments)
+    if args.push_to_hub and accelerator.is_main_process:
+        # Refused now rather than after the training.
+        open_repository(str(args.hub_model_id), args.hub_private_repo or None)
     with accelerator.main_process_first():
         where = {"data_dir": data.data_dir, "images_dir": data.images_dir, "context_files": data.context_files}
         corpus = MnerDataset(config_name=data.dataset, **where)
@@ -402,7 +431,7 @@ def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) ->
     """
     accelerator, output, args = prepared.accelerator, prepared.output, prepared.arguments[2]
     accelerator.wait_for_everyone()
-    report: dict[str, Any] = {}
+    report: Report = {}
     if accelerator.is_main_process:
         processor, audit = prepared.new.processor, prepared.corpus.report
         best = AutoModelForTokenClassification.from_pretrained(prepared.best).to(accelerator.device)

@@ -25,6 +25,7 @@ from hub_card.card.eval_results import (
 from hub_card.card.hub_names import check_repository, check_revision
 from hub_card.card.isolated_examples import NotRun, isolated_outputs
 from hub_card.card.requirements import requirements
+from hub_card.report.report import Report, complete_report
 from modeling_ita.markup import Markdown, block, code, listed, md, render
 from modeling_ita.pipeline_ita import ItaPipeline
 from modeling_ita.plain_text import one_line
@@ -86,6 +87,7 @@ def write_card(
         ValueError: the report has no scores, or a name is none that the Hub takes.
         FileNotFoundError: there is no such folder.
     """
+    report = None if report is None else complete_report(report)
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: a card is written into an exported model")
@@ -144,6 +146,7 @@ def make_card(
     Raises:
         ValueError: the report has no scores, or a name is none that the Hub takes.
     """
+    report = None if report is None else complete_report(report)
     check_repository(model_id)
     check_revision(revision)
     corpus, encoders = _trained_on(report), _encoders(pipe, report)
@@ -211,12 +214,17 @@ def _examples(
     return None
 
 
-def _trained_on(report: Mapping[str, Any] | None) -> str | None:
+def _settings(report: Report | None) -> Mapping[str, Any]:
+    """The settings of the training run, as far as they are known."""
+    return {} if report is None else report["config"]
+
+
+def _trained_on(report: Report | None) -> str | None:
     """The configuration of the data set that the model was trained on."""
-    return None if report is None else (report.get("config") or {}).get("dataset")
+    return _settings(report).get("dataset")
 
 
-def _shown_split(report: Mapping[str, Any] | None) -> str:
+def _shown_split(report: Report | None) -> str:
     if report is None:
         return "test"
     measured = [split for split, views in report["scores"].items() if views]
@@ -227,36 +235,36 @@ def _shown_split(report: Mapping[str, Any] | None) -> str:
     return "test" if "test" in measured else measured[-1]
 
 
-def _on_hub(report: Mapping[str, Any] | None, encoder: str) -> str | None:
+def _on_hub(report: Report | None, encoder: str) -> str | None:
     """The name on the Hub of what is `encoder` or `vision_encoder`; None for a folder, and where it is not known."""
-    name = ((report or {}).get("config") or {}).get(encoder)
+    name = _settings(report).get(encoder)
     if name in (None, _FROM_SCRATCH) or card_tables.is_local(name):
         return None
     return _PACKAGED.get(name, name)
 
 
-def _encoders(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> list[str]:
+def _encoders(pipe: ItaPipeline, report: Report | None) -> list[str]:
     """The names on the Hub of the encoders that the model started from."""
     names = [_on_hub(report, "encoder"), _on_hub(report, "vision_encoder") if pipe.model.sees_images else None]
     return [name for name in names if name]
 
 
-def _vision(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> Markdown:
+def _vision(pipe: ItaPipeline, report: Report | None) -> Markdown:
     """The vision encoder and how it was trained; empty if there is none."""
     if not pipe.model.sees_images:
         return Markdown()
     config, name = pipe.model.config, _on_hub(report, "vision_encoder")
     trained = "trained along" if config.train_vision else "frozen"
-    if ((report or {}).get("config") or {}).get("vision_encoder") == _FROM_SCRATCH:
+    if _settings(report).get("vision_encoder") == _FROM_SCRATCH:
         trained = "trained from scratch"
     return Markdown(f"{code(name) if name else md(config.vision_config.model_type)}, {trained}")
 
 
-def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
+def _model_fields(pipe: ItaPipeline, report: Report | None) -> dict[str, Any]:
     types, kinds = pipe.model.config.tag_scheme.types, kinds_taken(pipe)
     builder = {k: v for k, v in (pipe.processor.context_builder or {}).items() if k != "max_pixels"}
     # What an ablation took away was there in the contexts.
-    trained = dict.fromkeys(kind for removed in ((report or {}).get("ablation") or {}).values() for kind in removed)
+    trained = dict.fromkeys(kind for removed in (report["ablation"] if report else {}).values() for kind in removed)
     parameters = sum(weight.numel() for weight in pipe.model.parameters())
     base = _on_hub(report, "encoder")
     return {
@@ -265,7 +273,7 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
         "meanings": Markdown("; ".join(f"{code(name)}, {_MEANINGS[name]}" for name in types if name in _MEANINGS)),
         "encoder": code(base) if base else pipe.model.config.text_config.model_type,
         "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",
-        "trained_views": ((report or {}).get("config") or {}).get("views", "both"),
+        "trained_views": _settings(report).get("views", "both"),
         "aligned": getattr(pipe.model.config, "cva_loss_weight", 0) > 0,
         "system": pipe.model.config.model_type,
         "vision": _vision(pipe, report),
@@ -279,7 +287,7 @@ def _model_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[s
         "kinds_given_only": _kinds(kind for kind in trained if kind in kinds and kind not in builder),
         "aligners": card_tables.aligners_table(builder),
         "training_aligners": card_tables.aligners_table(
-            {kind: made for kind, made in ((report or {}).get("aligners") or {}).items() if kind in kinds}
+            {kind: made for kind, made in (report["aligners"] if report else {}).items() if kind in kinds}
         ),
     }
 
@@ -299,11 +307,13 @@ def _example(source: str, output: str) -> Markdown:
     return Markdown(f"{block(source, 'python')}\n\n{block(output, 'text')}")
 
 
-def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, Any]:
+def _result_fields(report: Report | None, split: str) -> dict[str, Any]:
     if report is None:
         return {"seen_gap": "", "wrong_image_gap": ""}
     worth = card_tables.image_worth(report, split)
-    surface = ((report.get("errors") or {}).get(split, {}).get("I+T") or {}).get("surface") or {}
+    analyses, calibration = report["errors"].get(split, {}), report["calibration"].get(split)
+    surface = analyses["I+T"]["surface"] if "I+T" in analyses else {}
+    temperature = calibration["temperature"] if calibration else None
     seen_gap = ""
     if all(surface.get(group, {}).get("gold") for group in ("seen", "unseen")):
         recalls = [f"{100 * surface[group]['recall']:.1f} %" for group in ("seen", "unseen")]
@@ -325,7 +335,7 @@ def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, An
         "ablation": card_tables.ablation_table(report, split),
         "calibration": card_tables.calibration_table(report, split),
         "temperature_hurts": card_tables.temperature_hurts(report, split),
-        "temperature": f"{((report.get('calibration') or {}).get(split) or {}).get('temperature', 1):.3f}",
+        "temperature": f"{1 if temperature is None else temperature:.3f}",
         "operating_points": card_tables.operating_points_table(report),
         "errors": card_tables.errors_table(report, split),
         "error_groups": card_tables.error_groups_table(report, split),
@@ -335,12 +345,11 @@ def _result_fields(report: Mapping[str, Any] | None, split: str) -> dict[str, An
     }
 
 
-def _training_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dict[str, Any]:
+def _training_fields(pipe: ItaPipeline, report: Report | None) -> dict[str, Any]:
     if report is None:
         return {}
-    counted = (report.get("counts") or {}).get("corpus") or {}
-    versions = (report.get("versions") or {}).items()
-    evaluations = (report.get("history") or {}).get("evaluations") or []
+    counted, versions = report["counts"].get("corpus", {}), report["versions"].items()
+    evaluations = report["history"]["evaluations"]
     best = [row["epoch"] for row in evaluations if row.get("best")]
     return {
         "data_table": card_tables.data_table(report, contexts=bool(kinds_taken(pipe))),
@@ -351,7 +360,7 @@ def _training_fields(pipe: ItaPipeline, report: Mapping[str, Any] | None) -> dic
         "files_table": card_tables.files_table(report),
         "training_yaml": card_tables.training_yaml(report),
         "changed_settings": card_tables.changed_settings_table(report),
-        "defaults_known": bool(report.get("config_defaults")),
+        "defaults_known": bool(report["config_defaults"]),
         "versions": ", ".join(f"{package} {version}" for package, version in versions if version),
     }
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hub_card.report.report import counts_of, split_scores
+from hub_card.report.report import complete_report, counts_of, split_scores
 from hub_card.scores.intervals import bootstrap_f1
 from hub_card.scores.views import MAIN_VIEWS, VIEWS, look, view_title
 from modeling_ita.whole_files import written_file
@@ -32,9 +32,9 @@ def card_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: 
     Raises:
         ValueError: the report has no scores on this split.
     """
-    scores = split_scores(report, split)
-    views = (report.get("calibration") or {}).get(split, {}).get("views") or {}
-    evaluations = (report.get("history") or {}).get("evaluations") or []
+    report = complete_report(report)
+    scores, evaluations = split_scores(report, split), report["history"]["evaluations"]
+    views = report["calibration"][split]["views"] if split in report["calibration"] else {}
     panels: list[Callable[[Axes], None]] = [lambda axes: _draw_views(axes, scores, split)]
     if any(row["entities"] for view in MAIN_VIEWS if view in views for row in views[view]["reliability"][1]):
         panels.append(lambda axes: _draw_reliability(axes, views, split))

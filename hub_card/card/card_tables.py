@@ -1,7 +1,7 @@
 """What a report says, as the Markdown of a model card: its results and how they were made.
 
-Every function gives the empty string for what a report lacks, as those of older versions do. Names and settings of a
-report are escaped; figures are written by this module, and are Markdown.
+Reports are complete (`complete_report`); every function gives the empty string for what one does not have. Names and
+settings of a report are escaped; figures are written by this module, and are Markdown.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
+from hub_card.predictions.calibration_report import ViewCalibration
 from hub_card.report.comparison import compare_reports
-from hub_card.report.report import counts_of, format_f1, signature_of, split_scores
+from hub_card.report.report import Report, counts_of, format_f1, signatures_of, split_scores
 from hub_card.scores.errors import KINDS
 from hub_card.scores.intervals import bootstrap_difference
-from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
 from hub_card.scores.views import IMAGE, MAIN_VIEWS, SEEN, view_title
 from modeling_ita.markup import Markdown, code, md
@@ -83,7 +83,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: i
     )
 
 
-def views_table(report: Mapping[str, Any], split: str) -> Markdown:
+def views_table(report: Report, split: str) -> Markdown:
     """Precision, recall, F1 with its interval, and strict F1 of every view."""
     rows = []
     for view, scored in split_scores(report, split).items():
@@ -100,14 +100,12 @@ def views_table(report: Mapping[str, Any], split: str) -> Markdown:
     return markdown_table(["what the model sees", "precision", "recall", "F1", "strict F1"], rows)
 
 
-def signature_lines(report: Mapping[str, Any], split: str) -> str:
+def signature_lines(report: Report, split: str) -> str:
     """The signatures of all scores of a split; the views that were measured alike share one."""
-    readings: tuple[Scoring, ...] = ("lenient", "strict")
-    found = [signature_of(report, split, view, scoring) for scoring in readings for view in report["scores"][split]]
-    return "\n".join(shared_lines(signature for signature in found if signature is not None))
+    return "\n".join(shared_lines(signatures_of(report, split)))
 
 
-def sizes(report: Mapping[str, Any], split: str) -> str:
+def sizes(report: Report, split: str) -> str:
     """How much was measured: `73 posts, 84 entities`."""
     scores = split_scores(report, split).values()
     return " / ".join(
@@ -115,7 +113,7 @@ def sizes(report: Mapping[str, Any], split: str) -> str:
     )
 
 
-def image_worth(report: Mapping[str, Any], split: str) -> Markdown:
+def image_worth(report: Report, split: str) -> Markdown:
     """What the image is worth: the differences of I+T to the other views, paired over posts."""
     scores = split_scores(report, split)
     sentences = []
@@ -134,7 +132,7 @@ def image_worth(report: Mapping[str, Any], split: str) -> Markdown:
     return Markdown(said if sentences else "")
 
 
-def types_table(report: Mapping[str, Any], split: str) -> Markdown:
+def types_table(report: Report, split: str) -> Markdown:
     """F1 by type and view, and precision and recall of I+T, or of the only view."""
     scores = split_scores(report, split)
     views = [view for view in MAIN_VIEWS if view in scores] or list(scores)[:1]
@@ -156,13 +154,13 @@ def types_table(report: Mapping[str, Any], split: str) -> Markdown:
     return markdown_table(heads, rows)
 
 
-def ablation_table(report: Mapping[str, Any], split: str) -> Markdown:
+def ablation_table(report: Report, split: str) -> Markdown:
     """F1 of I+T without each kind of context, of a model that looks without the image, and the change, paired.
 
     Without the image alone there would be nothing to compare: that is the view T.
     """
     whole = split_scores(report, split).get("I+T")
-    removed = (report.get("ablation") or {}).get(split) or {}
+    removed = report["ablation"].get(split, {})
     if whole is None or not removed.keys() - {IMAGE}:
         return Markdown()
     rows = [["image and context" if IMAGE in removed else "all kinds", _f1(whole), ""]]
@@ -172,26 +170,26 @@ def ablation_table(report: Mapping[str, Any], split: str) -> Markdown:
     return markdown_table(["given" if IMAGE in removed else "context", "F1 of I+T", "change"], rows)
 
 
-def calibration_table(report: Mapping[str, Any], split: str) -> Markdown:
+def calibration_table(report: Report, split: str) -> Markdown:
     """The calibration errors of both views, before and after the temperature."""
     views = _calibration(report, split)
     rows = [
         [view_title(view), f"{views[view]['entities']:,}"]
-        + [" → ".join(map(_percent, views[view][error])) for error in ("ece", "brier")]
+        + [" → ".join(map(_percent, errors)) for errors in (views[view]["ece"], views[view]["brier"])]
         for view in MAIN_VIEWS
         if view in views
     ]
     return markdown_table(["view", "entities", "ECE before → after", "Brier before → after"], rows)
 
 
-def temperature_hurts(report: Mapping[str, Any], split: str) -> bool:
+def temperature_hurts(report: Report, split: str) -> bool:
     """Whether the calibration error of I+T, or of the only view, is larger after the temperature than before."""
     views = _calibration(report, split)
     before, after = next((views[view]["ece"] for view in reversed(MAIN_VIEWS) if view in views), (None, None))
     return before is not None and after is not None and after > before
 
 
-def operating_points_table(report: Mapping[str, Any]) -> Markdown:
+def operating_points_table(report: Report) -> Markdown:
     """The thresholds for `min_score` that reach a wanted precision on the validation split."""
     views = _calibration(report, "validation")
     rows = []
@@ -206,9 +204,9 @@ def operating_points_table(report: Mapping[str, Any]) -> Markdown:
     return markdown_table(heads, rows)
 
 
-def errors_table(report: Mapping[str, Any], split: str) -> Markdown:
+def errors_table(report: Report, split: str) -> Markdown:
     """How often each kind of error occurs in each view."""
-    analyses = (report.get("errors") or {}).get(split) or {}
+    analyses = report["errors"].get(split, {})
     kinds = [kind for kind in KINDS if any(kind in analysis["kinds"] for analysis in analyses.values())]
     rows = [
         [view_title(view), *(f"{analysis['kinds'].get(kind, 0):,}" for kind in kinds)]
@@ -217,33 +215,35 @@ def errors_table(report: Mapping[str, Any], split: str) -> Markdown:
     return markdown_table(["view", *(kind.replace("_", " ") for kind in kinds)], rows)
 
 
-def error_groups_table(report: Mapping[str, Any], split: str) -> Markdown:
+def error_groups_table(report: Report, split: str) -> Markdown:
     """Where the errors are: by names seen in training or not, and by agreement of the views."""
-    analyses = (report.get("errors") or {}).get(split) or {}
+    analyses = report["errors"].get(split, {})
     views = [view for view in MAIN_VIEWS if view in analyses]
+    surface = [analyses[view]["surface"] for view in views]
+    agreement = [analyses[view]["agreement"] for view in views]
     groups = {
-        "recall of names that occur in train": ("surface", "seen", "recall"),
-        "recall of names that do not occur in train": ("surface", "unseen", "recall"),
-        "F1 where both views say the same": ("agreement", "agree", "f1"),
-        "F1 where they differ": ("agreement", "disagree", "f1"),
+        "recall of names that occur in train": (surface, "seen", "recall"),
+        "recall of names that do not occur in train": (surface, "unseen", "recall"),
+        "F1 where both views say the same": (agreement, "agree", "f1"),
+        "F1 where they differ": (agreement, "disagree", "f1"),
     }
     rows = []
-    for title, (field, group, score) in groups.items():
-        found = [analyses[view].get(field, {}).get(group) for view in views]
+    for title, (parts, group, score) in groups.items():
+        found = [part.get(group) for part in parts]
         if any(part and part["gold"] for part in found):
             gold = next(part["gold"] for part in found if part)
-            rows.append([title, f"{gold:,}", *(_percent(part and part[score]) for part in found)])
+            rows.append([title, f"{gold:,}", *(_percent(part[score] if part else None) for part in found)])
     return markdown_table(["", "entities", *map(view_title, views)], rows)
 
 
-def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> Markdown:
+def data_table(report: Report, *, contexts: bool = True) -> Markdown:
     """Posts, words, entities, images and contexts of every split, and all that was wrong with them.
 
     Args:
         report: the report.
         contexts: whether the model takes contexts; if not, nothing is said of them.
     """
-    counts = report.get("counts") or {}
+    counts = report["counts"]
     splits = counts.get("corpus", {}).get("splits") or {}
     if not splits:
         return Markdown()
@@ -260,7 +260,7 @@ def data_table(report: Mapping[str, Any], *, contexts: bool = True) -> Markdown:
     return markdown_table(["", *splits], rows)
 
 
-def files_table(report: Mapping[str, Any]) -> Markdown:
+def files_table(report: Report) -> Markdown:
     """The files that the run read, by name and sha256, and the published file that each of them is."""
     rows = [
         [
@@ -268,7 +268,7 @@ def files_table(report: Mapping[str, Any]) -> Markdown:
             _NONE if file.get("known_as") in (None, "unknown") else file["known_as"],
             code(f"{file['sha256'][:16]}…"),
         ]
-        for path, file in (report.get("data") or {}).items()
+        for path, file in report["data"].items()
     ]
     return markdown_table(["file", "known as", "sha256"], rows, words=3)
 
@@ -290,9 +290,9 @@ def is_local(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
 
 
-def training_settings(report: Mapping[str, Any]) -> dict[str, Any]:
+def training_settings(report: Report) -> dict[str, Any]:
     """The settings of the training run that are set, with paths shortened to their last part."""
-    config = report.get("config") or {}
+    config = report["config"]
     if "encoder" not in config:
         return {}
     kept = {name: value for name, value in config.items() if name not in _NOT_TRAINING and value not in (None, [])}
@@ -308,15 +308,15 @@ def training_settings(report: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def training_yaml(report: Mapping[str, Any]) -> str:
+def training_yaml(report: Report) -> str:
     """The training configuration as the YAML that `train.py` takes."""
     settings = training_settings(report)
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None) if settings else ""
 
 
-def changed_settings_table(report: Mapping[str, Any]) -> Markdown:
+def changed_settings_table(report: Report) -> Markdown:
     """The settings of the training run that are not the defaults, which the report has as `config_defaults`."""
-    defaults = report.get("config_defaults") or {}
+    defaults = report["config_defaults"]
     rows = [
         [code(name), _setting(value), _setting(defaults[name])]
         for name, value in training_settings(report).items()
@@ -325,8 +325,8 @@ def changed_settings_table(report: Mapping[str, Any]) -> Markdown:
     return markdown_table(["setting", "here", "default"], rows, words=3)
 
 
-def _calibration(report: Mapping[str, Any], split: str) -> Mapping[str, Any]:
-    return ((report.get("calibration") or {}).get(split) or {}).get("views") or {}
+def _calibration(report: Report, split: str) -> Mapping[str, ViewCalibration]:
+    return report["calibration"][split]["views"] if split in report["calibration"] else {}
 
 
 def _f1(scored: Mapping[str, Any]) -> Markdown:

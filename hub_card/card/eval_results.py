@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from hub_card.report.report import format_f1, signature_of, split_scores
+from hub_card.report.report import Report, complete_report, format_f1, signature_of, split_scores
 from hub_card.scores.intervals import Score
 from hub_card.scores.views import OF_USERS
 from modeling_ita.markup import yaml_text
@@ -23,13 +23,13 @@ TASK = "token-classification"
 _METRICS: dict[Score, str] = {"f1": "F1", "precision": "precision", "recall": "recall"}
 
 
-def corpus_name(report: Mapping[str, Any], split: str) -> str:
+def corpus_name(report: Report, split: str) -> str:
     """What the data of a split are called: the published name, or the configuration of the data set."""
-    for view in report.get("signatures", {}).get(split, {}):
+    for view in report["signatures"].get(split, {}):
         signature = signature_of(report, split, view)
         if signature is not None and signature.known_as:
             return signature.known_as
-    named = report.get("counts", {}).get("corpus", {}).get("configuration") or report.get("config", {}).get("dataset")
+    named = report["counts"].get("corpus", {}).get("configuration") or report["config"].get("dataset")
     return str(named or "unnamed corpus")
 
 
@@ -44,6 +44,7 @@ def eval_results(report: Mapping[str, Any], split: str, dataset_id: str | None =
     Raises:
         ValueError: the report has no scores on this split.
     """
+    report = complete_report(report)
     corpus = corpus_name(report, split)
 
     def result(metric: str, name: str, value: float) -> EvalResult:
@@ -75,7 +76,8 @@ def eval_result_entries(report: Mapping[str, Any], split: str, dataset_id: str |
     Raises:
         ValueError: the report has no scores on this split.
     """
-    created = report.get("created")
+    report = complete_report(report)
+    created = report["created"]
     return [
         EvalResultEntry(
             dataset_id=dataset_id or corpus_name(report, split),

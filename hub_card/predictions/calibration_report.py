@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from hub_card.scores.calibration import (
     aurc,
@@ -22,9 +22,38 @@ PRECISIONS = (0.8, 0.9, 0.95)
 CURVE_POINTS = 200
 
 
+class PrecisionPoint(TypedDict):
+    """The threshold that reaches a wanted precision, and what is kept with it; None where nothing reaches it."""
+
+    precision: float
+    threshold: float | None
+    recall_kept: float | None
+    coverage: float | None
+
+
+class ViewCalibration(TypedDict):
+    """What the scores of one view are worth; lists of two are [before, after] the temperature."""
+
+    entities: int
+    ece: list[float | None]
+    brier: list[float | None]
+    reliability: list[list[dict[str, Any]]]
+    risk_coverage: dict[str, list[float]]
+    aurc: float | None
+    operating_points: list[PrecisionPoint]
+
+
+class Calibration(TypedDict):
+    """What the scores of a split are worth, as `calibration_report` gives it; no temperature where it is not known."""
+
+    temperature: float | None
+    views: dict[str, ViewCalibration]
+    disagreement: dict[str, Any]
+
+
 def calibration_report(
     before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost], temperature: float
-) -> dict[str, Any]:
+) -> Calibration:
     """What the entity scores of a split are worth, before and after the temperature.
 
     A temperature changes no prediction, only the scores: both hold the same posts, in the same order, with the same
@@ -91,7 +120,7 @@ def _scored(posts: Sequence[EvaluatedPost], view: str) -> tuple[list[float], lis
     return [score for score, _ in entities], [correct for _, correct in entities]
 
 
-def _view(before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost], view: str) -> dict[str, Any]:
+def _view(before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost], view: str) -> ViewCalibration:
     both = [_scored(before, view), _scored(after, view)]
     scores, correct = both[1]
     curve = risk_coverage(scores, correct)
@@ -113,7 +142,7 @@ def _thinned(points: list[float]) -> list[float]:
     return [points[round(n * (len(points) - 1) / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
 
 
-def _operating_point(scores: Sequence[float], correct: Sequence[bool], precision: float) -> dict[str, float | None]:
+def _operating_point(scores: Sequence[float], correct: Sequence[bool], precision: float) -> PrecisionPoint:
     point = threshold_for_precision(scores, correct, precision)
     return {
         "precision": precision,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from hub_card.report.report import aligned, counts_of, format_f1, signature_of, split_scores
+from hub_card.report.report import Report, aligned, counts_of, format_f1, signature_of, split_scores
 from hub_card.scores.intervals import Interval, bootstrap_difference
+from hub_card.scores.scores import ViewReport
 from hub_card.scores.signature import Signature, shared_lines
 from hub_card.scores.views import view_title
 
@@ -42,8 +41,8 @@ class Comparison:
 
 
 def compare_reports(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
+    first: Report,
+    second: Report,
     split: str = "test",
     views: tuple[str, str] = ("I+T", "I+T"),
     force: bool = False,
@@ -115,7 +114,7 @@ def format_comparison(comparison: Comparison) -> str:
     return "\n".join([*lines, f"A: {a or 'no signature'}", f"B: {b or 'no signature'}"])
 
 
-def _scored(report: Mapping[str, Any], split: str, view: str) -> Mapping[str, Any]:
+def _scored(report: Report, split: str, view: str) -> ViewReport:
     views = split_scores(report, split)
     if view not in views:
         held = ", ".join(views) or "none"

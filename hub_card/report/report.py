@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
+from hub_card.predictions.calibration_report import Calibration, ViewCalibration
+from hub_card.scores.errors import ErrorAnalysis
 from hub_card.scores.intervals import Counts, bootstrap_f1
 from hub_card.scores.scores import Scoring, ViewReport
 from hub_card.scores.signature import Signature, shared_lines
@@ -43,6 +45,118 @@ class GoldFile(TypedDict):
     repaired: int
 
 
+class DataFile(TypedDict):
+    """A file that scores were measured on, and what else is known of it."""
+
+    sha256: str
+    known_as: NotRequired[str]
+
+
+class ReportCounts(TypedDict, total=False):
+    """Everything lost or repaired.
+
+    Attributes:
+        corpus: as the data set counted it: `configuration`, `contexts_without_post`, and the counts of its `splits`.
+        processor: by split and view, what the processor counted.
+    """
+
+    corpus: dict[str, Any]
+    processor: dict[str, dict[str, dict[str, int]]]
+
+
+class History(TypedDict, total=False):
+    """How the training went.
+
+    Attributes:
+        steps: a dict for each logged training step: `step`, `epoch`, the losses, `lr`.
+        evaluations: a dict for each evaluation on valid: `epoch`, `step`, a lenient F1 per view, `mean`, `best`.
+    """
+
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+
+class Report(TypedDict, total=False):
+    """The report of a run, `report.json`.
+
+    A complete one, as `read_report` and `complete_report` give it, has every key: what a run or an older version did
+    not write is empty there, and `created` and `command` are None.
+
+    Attributes:
+        name: what the run is called; runs that differ in nothing but the seed share it.
+        created: when the report was made, in UTC.
+        command: the command line of the run.
+        scores: by split and view.
+        signatures: by split, view and scoring, the line of a `Signature`.
+        counts: everything lost or repaired.
+        data: what the scores were measured on, by file.
+        versions: of Python and packages, None for a package that is not installed.
+        config: the settings of the run.
+        history: how the training went.
+        ablation: by split, the scores of I+T without each kind of context, and without the image itself (`IMAGE`).
+        errors: by split and view.
+        calibration: by split.
+        config_defaults: the settings of a run that changes none.
+        aligners: by kind of context, `{"model", "revision", "settings"}` of what made the training contexts.
+    """
+
+    name: str
+    created: str | None
+    command: str | None
+    scores: dict[str, dict[str, ViewReport]]
+    signatures: dict[str, dict[str, dict[str, str]]]
+    counts: ReportCounts
+    data: dict[str, DataFile]
+    versions: dict[str, str | None]
+    config: dict[str, Any]
+    history: History
+    ablation: dict[str, dict[str, ViewReport]]
+    errors: dict[str, dict[str, ErrorAnalysis]]
+    calibration: dict[str, Calibration]
+    config_defaults: dict[str, Any]
+    aligners: dict[str, dict[str, Any]]
+
+
+# What a view's part of a complete report has at least.
+_NO_ERRORS = ErrorAnalysis(kinds={}, by_type={}, confusion={}, surface={}, context={}, agreement={})
+_NO_CALIBRATION = ViewCalibration(
+    entities=0, ece=[], brier=[], reliability=[], risk_coverage={}, aurc=None, operating_points=[]
+)
+
+
+def complete_report(report: Mapping[str, Any]) -> Report:
+    """A report in memory with all that it may lack, as reports of older versions do; it is not changed itself.
+
+    Whoever shows a report completes it first, and need not ask what is there.
+    """
+    empty: dict[str, Any] = {
+        key: None if key in ("created", "command") else {}
+        for key in Report.__annotations__
+        if key != "name" and report.get(key) is None
+    }
+    whole = {**report, **empty}
+    whole["history"] = {"steps": [], "evaluations": []} | _given(whole["history"])
+    whole["ablation"] = {split: removed or {} for split, removed in whole["ablation"].items()}
+    whole["errors"] = {
+        split: {view: _NO_ERRORS | _given(analysis) for view, analysis in (views or {}).items()}
+        for split, views in whole["errors"].items()
+    }
+    whole["calibration"] = {
+        split: _complete_calibration(calibration or {}) for split, calibration in whole["calibration"].items()
+    }
+    return cast(Report, whole)
+
+
+def _complete_calibration(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {"temperature": None, "views": {}, "disagreement": {}} | _given(calibration)
+    whole["views"] = {view: _NO_CALIBRATION | _given(found) for view, found in whole["views"].items()}
+    return whole
+
+
+def _given(part: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (part or {}).items() if value is not None}
+
+
 def gold_files(corpus: Mapping[str, Any], text_files: Mapping[str, str | os.PathLike[str]]) -> dict[str, GoldFile]:
     """By split, what the signature of its scores says of the gold tags.
 
@@ -71,7 +185,7 @@ def make_report(
     config: Mapping[str, Any],
     gold: Mapping[str, GoldFile] | None = None,
     **analyses: Any,
-) -> dict[str, Any]:
+) -> Report:
     """The report of a run: its scores, and all that is needed to judge and to repeat them.
 
     Args:
@@ -108,7 +222,7 @@ def make_report(
         "history": history,
         **analyses,
     }
-    return {key: _plain(value, key) for key, value in report.items()}
+    return cast(Report, {key: _plain(value, key) for key, value in report.items()})
 
 
 def _make_signatures(
@@ -143,7 +257,7 @@ def _make_signatures(
     return {split: signatures[split] for split in scores if split in signatures}
 
 
-def signature_of(report: Mapping[str, Any], split: str, view: str, scoring: Scoring = "lenient") -> Signature | None:
+def signature_of(report: Report, split: str, view: str, scoring: Scoring = "lenient") -> Signature | None:
     """The signature of a score in a report; None if it has none, as in the reports of older versions.
 
     Raises:
@@ -190,7 +304,7 @@ def _plain(value: Any, place: str) -> Any:
     raise TypeError(f"{place} of the report is a {type(value).__name__} (expected numbers, strings, lists and dicts)")
 
 
-def write_report(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
     """Write a report as JSON; a reader of `path` sees the old file or the whole new one, never a part."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     # Lists of integers, such as the counts of every post, on one line each; no string of JSON holds a newline.
@@ -198,8 +312,8 @@ def write_report(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     write_text(path, text + "\n")
 
 
-def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a report that `write_report` wrote.
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report that `write_report` wrote, of this version or an older one, and complete it.
 
     Raises:
         ValueError: the file is no report; what is wrong with it is named.
@@ -209,15 +323,17 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is no report of a run (expected an object with name, scores and data)")
     with reading(path):
         _check_form(report)
-    return report
+        return complete_report(report)
 
 
 def _check_form(report: Mapping[str, Any]) -> None:
-    """Refuses a report whose scores are not where they are looked for."""
+    """Refuses a report whose scores and analyses are not where they are looked for."""
     if not isinstance(report["name"], str):
         raise ValueError("name is not a string")
     for name in ("data", "signatures"):
         _object(name, report.get(name, {}))
+    for name in ("history", "ablation", "errors", "calibration"):
+        _object(name, report.get(name) or {})
     for split, views in _object("scores", report["scores"]).items():
         for view, scored in _object(f"scores.{split}", views).items():
             for scoring in {"lenient", "strict"} & _object(f"scores.{split}.{view}", scored).keys():
@@ -230,7 +346,7 @@ def _object(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def format_table(report: Mapping[str, Any], split: str = "test") -> str:
+def format_table(report: Report, split: str = "test") -> str:
     """A report's scores on one split as a text table, a row for each view, and the signatures of the scores below.
 
     Behind the lenient F1 stands its interval, which holds 95 % of 10,000 draws of posts; reports of older versions
@@ -239,7 +355,7 @@ def format_table(report: Mapping[str, Any], split: str = "test") -> str:
     Raises:
         ValueError: the report has no scores on this split.
     """
-    views: Mapping[str, ViewReport] = split_scores(report, split)
+    views = split_scores(report, split)
     rows = [["view", "P", "R", "F1", "strict P", "strict R", "strict F1"]]
     for view, scored in views.items():
         lenient, strict = (
@@ -256,7 +372,7 @@ def format_table(report: Mapping[str, Any], split: str = "test") -> str:
     ]
     sizes = {f"{scored['posts']:,} posts, {scored['lenient']['gold']:,} entities" for scored in views.values()}
     title = f"{split}, in percent: {' / '.join(sorted(sizes))}"
-    return "\n".join([title, *lines, *lost, *shared_lines(_signatures(report, split, ("lenient", "strict")))])
+    return "\n".join([title, *lines, *lost, *shared_lines(signatures_of(report, split))])
 
 
 def format_f1(scored: Mapping[str, Any]) -> str:
@@ -276,12 +392,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "  ".join("─" * width for width in widths), *lines[1:]]
 
 
-def _signatures(report: Mapping[str, Any], split: str, readings: Sequence[Scoring]) -> list[Signature]:
+def signatures_of(report: Report, split: str, readings: Sequence[Scoring] = ("lenient", "strict")) -> list[Signature]:
+    """The signatures of all views of a split, reading by reading; scores without one are left out."""
     found = [signature_of(report, split, view, scoring) for scoring in readings for view in report["scores"][split]]
     return [signature for signature in found if signature is not None]
 
 
-def split_scores(report: Mapping[str, Any], split: str) -> Mapping[str, ViewReport]:
+def split_scores(report: Report, split: str) -> Mapping[str, ViewReport]:
     """The scores of a report on one split, by view.
 
     Raises:

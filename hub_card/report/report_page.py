@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hub_card.predictions.calibration_report import ViewCalibration
 from hub_card.report import report_posts, svg_charts
-from hub_card.report.report import counts_of, format_f1, signature_of, split_scores
+from hub_card.report.report import Report, complete_report, counts_of, format_f1, signatures_of, split_scores
 from hub_card.report.svg_charts import Series, bar_chart, line_chart
-from hub_card.scores.errors import EvaluatedPost
+from hub_card.scores.errors import ErrorAnalysis, EvaluatedPost
 from hub_card.scores.intervals import bootstrap_difference
-from hub_card.scores.scores import Scoring
 from hub_card.scores.signature import shared_lines
 from hub_card.scores.views import IMAGE, SIDE_BY_SIDE, look, side_by_side, view_title
 from modeling_ita.markup import html_page, html_text
@@ -90,7 +90,7 @@ def write_page(
     """
     if limit < 0:
         raise ValueError(f"limit is {limit} (expected the number of posts to show, 0 or more)")
-    split_posts = posts.get(split, ())
+    report, split_posts = complete_report(report), posts.get(split, ())
     sections = {
         "What an image is worth": _columns(report, split),
         _ABLATIONS[_of_image(report, split)]: _ablation(report, split),
@@ -103,13 +103,13 @@ def write_page(
     }
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections.items() if content)
     script = report_posts.SCRIPT if split_posts else ""
-    created = f" · {html_text(report['created'])}" if report.get("created") else ""
+    created = f" · {html_text(report['created'])}" if report["created"] else ""
     head = f'<h1>{html_text(report["name"])}</h1><div class="soft">{html_text(split)}{created}</div>\n'
     style = svg_charts.STYLE + _STYLE + report_posts.STYLE
     write_text(path, html_page(f"{report['name']}: {split}", style, head + body, script))
 
 
-def _columns(report: Mapping[str, Any], split: str) -> str:
+def _columns(report: Report, split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
     views = side_by_side(scores)
     heads = [f"{html_text(_head(v))}<small>{html_text(view_title(v))}</small>" for v in views]
@@ -139,10 +139,7 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
     )
     sizes = {f"{scored['posts']:,} posts, {scored['lenient']['gold']:,} entities" for scored in scores.values()}
     note = "In percent; [95 % of 10,000 draws of posts]."
-    readings: tuple[Scoring, ...] = ("lenient", "strict")
-    lines = shared_lines(
-        line for scoring in readings for v in scores if (line := signature_of(report, split, v, scoring)) is not None
-    )
+    lines = shared_lines(signatures_of(report, split))
     signatures = "".join(f'<p class="signature soft">{html_text(line)}</p>' for line in lines)
     return (
         f'{lead}<div class="scroll"><table class="columns"><thead><tr><th></th>'
@@ -151,8 +148,8 @@ def _columns(report: Mapping[str, Any], split: str) -> str:
     )
 
 
-def _ablation(report: Mapping[str, Any], split: str) -> str:
-    removed: Mapping[str, Any] = report.get("ablation", {}).get(split) or {}
+def _ablation(report: Report, split: str) -> str:
+    removed = report["ablation"].get(split, {})
     if not removed.keys() - {IMAGE}:  # without the image there is nothing left: that is the view T
         return ""
     of_image = _of_image(report, split)
@@ -169,12 +166,12 @@ def _ablation(report: Mapping[str, Any], split: str) -> str:
     return f'<div class="grid">{table}{bar_chart("F1 of I+T", fractions, {"I+T": look("I+T").css})}</div>{note}'
 
 
-def _of_image(report: Mapping[str, Any], split: str) -> bool:
+def _of_image(report: Report, split: str) -> bool:
     """Whether the model looks at the image itself, which is then taken away as the kinds of context are."""
-    return IMAGE in (report.get("ablation", {}).get(split) or {})
+    return IMAGE in report["ablation"].get(split, {})
 
 
-def _types(report: Mapping[str, Any], split: str) -> str:
+def _types(report: Report, split: str) -> str:
     scores: Mapping[str, Any] = split_scores(report, split)
     views = side_by_side(scores)
     types = sorted({kind for view in views for kind in scores[view]["lenient"].get("types", {})})
@@ -188,15 +185,15 @@ def _types(report: Mapping[str, Any], split: str) -> str:
     }
     colours = {view_title(view): look(view).css for view in views}
     confusion = ""
-    if found := _shown(report.get("errors", {}).get(split) or {}):
+    if found := _shown(report["errors"].get(split, {})):
         view = found[-1]
         confusion = _matrix(f"Gold and predicted types, {view_title(view)}", report["errors"][split][view])
     content = bar_chart("F1 by type", bars, colours) + confusion
     return content and f'<div class="grid">{content}</div>'
 
 
-def _matrix(title: str, analysis: Mapping[str, Any]) -> str:
-    table: Mapping[str, Mapping[str, int]] = analysis.get("confusion") or {}
+def _matrix(title: str, analysis: ErrorAnalysis) -> str:
+    table = analysis["confusion"]
     if not table:
         return ""
     names = list(dict.fromkeys([*table, *(name for row in table.values() for name in row)]))
@@ -220,9 +217,8 @@ def _matrix(title: str, analysis: Mapping[str, Any]) -> str:
     )
 
 
-def _training(report: Mapping[str, Any]) -> str:
-    history: Mapping[str, Any] = report.get("history") or {}
-    steps, evaluations = history.get("steps") or [], history.get("evaluations") or []
+def _training(report: Report) -> str:
+    steps, evaluations = report["history"]["steps"], report["history"]["evaluations"]
     losses = [
         Series(name, points, colour, dashes)
         for key, (name, colour, dashes) in _LOSSES.items()
@@ -240,16 +236,16 @@ def _training(report: Mapping[str, Any]) -> str:
     return content and f'<div class="grid">{content}</div>'
 
 
-def _calibration(report: Mapping[str, Any], split: str) -> str:
-    calibration: Mapping[str, Any] = report.get("calibration", {}).get(split) or {}
-    views: Mapping[str, Any] = calibration.get("views") or {}
-    if not views:
+def _calibration(report: Report, split: str) -> str:
+    calibration = report["calibration"].get(split)
+    if calibration is None or not calibration["views"]:
         return ""
+    views = calibration["views"]
     order = side_by_side(views)
     parts = [_reliability(view, views[view]) for view in _shown(views)]
     curves = []
     for view in order:
-        curve = views[view].get("risk_coverage") or {}
+        curve = views[view]["risk_coverage"]
         pairs = zip(curve.get("coverage", ()), curve.get("risk", ()), strict=True)
         curves.append(
             Series(
@@ -262,28 +258,29 @@ def _calibration(report: Mapping[str, Any], split: str) -> str:
     rows = []
     for view in order:
         row = views[view]
-        changes = [" → ".join(_percent(x) for x in row.get(key) or []) for key in ("ece", "brier")]
-        rows.append([view_title(view), f"{row['entities']:,}", *changes, _percent(row.get("aurc"))])
+        changes = [" → ".join(map(_percent, errors)) for errors in (row["ece"], row["brier"])]
+        rows.append([view_title(view), f"{row['entities']:,}", *changes, _percent(row["aurc"])])
     head = ["view", "entities", "ECE", "Brier", "AURC"]
     tables = [_table("Before → after the temperature, in percent", head, rows)]
     points = [
         [
             view_title(view),
             _percent(point["precision"]),
-            _MISSING if point.get("threshold") is None else f"{point['threshold']:.3f}",
-            *(_percent(point.get(key)) for key in ("recall_kept", "coverage")),
+            _MISSING if (threshold := point["threshold"]) is None else f"{threshold:.3f}",
+            _percent(point["recall_kept"]),
+            _percent(point["coverage"]),
         ]
         for view in _shown(views)
-        for point in views[view].get("operating_points") or []
+        for point in views[view]["operating_points"]
     ]
     if points:
         head = ["view", "precision, %", "score ≥", "recall kept, %", "coverage, %"]
         # Chosen and measured on the same posts, which a reader must know.
         tables.append(_table(f"A threshold for a wanted precision, chosen on {split}", head, points))
     notes = []
-    if calibration.get("temperature") is not None:
+    if calibration["temperature"] is not None:
         notes.append(f"Temperature {calibration['temperature']:.3f}, fitted on valid.")
-    signal = calibration.get("disagreement") or {}
+    signal = calibration["disagreement"]
     if signal.get("auroc") is not None:
         notes.append(
             f"Disagreement of the views finds the errors of I+T with AUROC {_percent(signal['auroc'])} % over"
@@ -293,9 +290,8 @@ def _calibration(report: Mapping[str, Any], split: str) -> str:
     return f'<p>{" ".join(notes)}</p>{plots}<div class="grid wide">{"".join(tables)}</div>'
 
 
-def _reliability(view: str, calibration: Mapping[str, Any]) -> str:
-    before_after: Sequence[Sequence[Mapping[str, Any]]] = calibration.get("reliability") or []
-    errors = calibration.get("ece") or []
+def _reliability(view: str, calibration: ViewCalibration) -> str:
+    before_after, errors = calibration["reliability"], calibration["ece"]
     lines = []
     looks = (("before", "var(--grey)", "4 3"), ("after", look(view).css, ""))
     for (name, colour, dashes), bins, error in zip(looks, before_after, errors, strict=False):
@@ -319,32 +315,30 @@ def _reliability(view: str, calibration: Mapping[str, Any]) -> str:
     return line_chart(title, [diagonal, *lines], "mean score, %", "correct, %", x_range=ends, y_range=ends)
 
 
-def _errors(report: Mapping[str, Any], split: str) -> str:
-    analyses: Mapping[str, Mapping[str, Any]] = report.get("errors", {}).get(split) or {}
+def _errors(report: Report, split: str) -> str:
+    analyses = report["errors"].get(split, {})
     if not analyses:
         return ""
     order = side_by_side(analyses)
     shown = [view for view in order if view in _shown(analyses)]
-    kinds = {view: analyses[view]["kinds"] for view in order if analyses[view].get("kinds")}
+    kinds = {view: analyses[view]["kinds"] for view in order if analyses[view]["kinds"]}
     parts = [_kind_table("Kinds, by view", "view", {view_title(view): row for view, row in kinds.items()})]
     for view in shown:
-        by_type = analyses[view].get("by_type") or {}
-        parts.append(_kind_table(f"Kinds, by type, {view_title(view)}", "type", by_type))
+        parts.append(_kind_table(f"Kinds, by type, {view_title(view)}", "type", analyses[view]["by_type"]))
     surface = {
-        f"{name} in train": {view: (analyses[view].get("surface") or {}).get(name) for view in shown}
+        f"{name} in train": {view: analyses[view]["surface"].get(name) for view in shown}
         for name in ("seen", "unseen")
     }
     parts.append(_group_table("Recall, by whether the name occurs in train", shown, surface, "recall"))
-    contexts = dict.fromkeys(kind for view in shown for kind in analyses[view].get("context") or {})
+    contexts = dict.fromkeys(kind for view in shown for kind in analyses[view]["context"])
     context = {
-        f"{side} {kind}": {view: (analyses[view].get("context") or {}).get(kind, {}).get(side) for view in shown}
+        f"{side} {kind}": {view: analyses[view]["context"].get(kind, {}).get(side) for view in shown}
         for kind in contexts
         for side in ("with", "without")
     }
     parts.append(_group_table("F1, by context of the post", shown, context, "f1"))
     agreement = {
-        f"{name}": {view: (analyses[view].get("agreement") or {}).get(name) for view in shown}
-        for name in ("agree", "disagree")
+        f"{name}": {view: analyses[view]["agreement"].get(name) for view in shown} for name in ("agree", "disagree")
     }
     parts.append(_group_table("F1, by whether T and I+T predict the same", shown, agreement, "f1"))
     return f'<div class="grid wide">{"".join(parts)}</div>'
@@ -377,22 +371,22 @@ def _group_table(
     return _table(title, ["", "entities", *map(view_title, views)], rows) if rows else ""
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
+def _provenance(report: Report) -> str:
     parts = []
-    if data := report.get("data"):
+    if data := report["data"]:
         rows = "".join(
             f'<tr><th>{html_text(name)}</th><td class="left">{html_text(_known_as(file))}</td>'
             f'<td class="left sha">{html_text(file.get("sha256", _MISSING))}</td></tr>'
             for name, file in data.items()
         )
         parts.append(f'<div class="scroll"><table><caption>Data, sha256</caption>{rows}</table></div>')
-    if versions := report.get("versions"):
+    if versions := report["versions"]:
         said = " · ".join(f"{html_text(name)} {html_text(version)}" for name, version in versions.items() if version)
         parts.append(f'<p class="soft">{said}</p>')
-    if command := report.get("command"):
+    if command := report["command"]:
         parts.append(f"<pre>{html_text(command)}</pre>")
-    for key, title in (("counts", "What was counted on the way"), ("config", "Settings")):
-        if content := report.get(key):
+    for title, content in (("What was counted on the way", report["counts"]), ("Settings", report["config"])):
+        if content:
             text = json.dumps(content, indent=1, ensure_ascii=False)
             parts.append(f"<details><summary>{title}</summary><pre>{html_text(text)}</pre></details>")
     return "".join(parts)

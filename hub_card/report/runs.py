@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from hub_card.report.report import _signatures, signature_of, split_scores
+from hub_card.report.report import Report, signature_of, signatures_of, split_scores
 from hub_card.scores.signature import Signature, shared_lines
 from hub_card.scores.views import view_title
 
@@ -19,7 +19,7 @@ class Spread(TypedDict):
     n: int
 
 
-def mean_and_sd(reports: Iterable[Mapping[str, Any]], split: str = "test") -> dict[str, dict[str, Spread]]:
+def mean_and_sd(reports: Iterable[Report], split: str = "test") -> dict[str, dict[str, Spread]]:
     """Lenient F1 over the runs that share a name.
 
     Args:
@@ -33,7 +33,7 @@ def mean_and_sd(reports: Iterable[Mapping[str, Any]], split: str = "test") -> di
         ValueError: a report has no scores on this split, or runs of one name were measured on different data, or not
             alike, as their signatures say.
     """
-    runs: dict[str, list[Mapping[str, Any]]] = {}
+    runs: dict[str, list[Report]] = {}
     for report in reports:
         runs.setdefault(report["name"], []).append(report)
     table: dict[str, dict[str, Spread]] = {}
@@ -56,12 +56,12 @@ def mean_and_sd(reports: Iterable[Mapping[str, Any]], split: str = "test") -> di
     return table
 
 
-def _checksums(report: Mapping[str, Any]) -> list[str]:
+def _checksums(report: Report) -> list[str]:
     """What a run was measured on: the same files are the same data wherever they lie."""
     return sorted(file["sha256"] for file in report["data"].values())
 
 
-def _check_alike(name: str, group: Sequence[Mapping[str, Any]], split: str) -> None:
+def _check_alike(name: str, group: Sequence[Report], split: str) -> None:
     for view in dict.fromkeys(view for report in group for view in split_scores(report, split)):
         signatures = [s for report in group if (s := signature_of(report, split, view)) is not None]
         for signature in signatures[1:]:
@@ -70,7 +70,7 @@ def _check_alike(name: str, group: Sequence[Mapping[str, Any]], split: str) -> N
                 raise ValueError(f"the runs named {name!r} {problem}: their scores have no mean")
 
 
-def shared_signatures(reports: Iterable[Mapping[str, Any]], split: str = "test") -> list[str]:
+def shared_signatures(reports: Iterable[Report], split: str = "test") -> list[str]:
     """The lines to print under a table of lenient F1 over several runs.
 
     Returns:
@@ -83,7 +83,7 @@ def shared_signatures(reports: Iterable[Mapping[str, Any]], split: str = "test")
     runs: dict[str, list[Signature]] = {}
     for report in reports:
         split_scores(report, split)
-        runs.setdefault(report["name"], []).extend(_signatures(report, split, ("lenient",)))
+        runs.setdefault(report["name"], []).extend(signatures_of(report, split, ("lenient",)))
     of_all = shared_lines(signature for signatures in runs.values() for signature in signatures)
     if len(of_all) < 2 and all(runs.values()):
         return of_all

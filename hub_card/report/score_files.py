@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from hub_card.report.report import aligned, format_f1, make_report, split_scores
+from hub_card.report.report import (
+    Report,
+    aligned,
+    format_f1,
+    make_report,
+    split_scores,
+)
 from hub_card.scores.conll_columns import read_pair
 from hub_card.scores.scores import Scores, Scoring, score_views
 
@@ -19,7 +23,7 @@ def score_files(
     predicted: str | os.PathLike[str],
     split: str = "test",
     view: str = "predicted",
-) -> dict[str, Any]:
+) -> Report:
     """Score the output of any system, in CoNLL columns, as it is: no tag is repaired.
 
     The lenient scores are those of seqeval and of conlleval, which knows `B-`, `I-` and `E-`; in BIOES, of which
@@ -55,7 +59,7 @@ def score_files(
     )
 
 
-def format_scores(report: Mapping[str, Any], split: str, view: str) -> str:
+def format_scores(report: Report, split: str, view: str) -> str:
     """The scores of one view as text, lenient and strict, over all entities and by type, with their signatures."""
     scored = split_scores(report, split)[view]
     lines = [

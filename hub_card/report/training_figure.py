@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from hub_card.report.report import complete_report
 from hub_card.report.runs import shared_signatures
 from hub_card.scores.views import PALETTE, VIEWS, look, view_title
 from modeling_ita.whole_files import written_file
@@ -38,11 +39,12 @@ def training_figure(report: Mapping[str, Any], path: str | os.PathLike[str], spl
         path: where the picture goes; the suffix gives the format (`.png`).
         split: the split whose scores the bars show.
     """
+    report = complete_report(report)
     figure = Figure(figsize=(13, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     losses, valid, bars = figure.subplots(1, 3, width_ratios=(1.25, 1.1, 1.0))
-    _draw_losses(losses, report["history"].get("steps", ()))
-    _draw_valid(valid, report["history"].get("evaluations", ()))
+    _draw_losses(losses, report["history"]["steps"])
+    _draw_valid(valid, report["history"]["evaluations"])
     _draw_bars(bars, report["scores"].get(split, {}), split)
     for axes in (losses, valid, bars):
         axes.spines[["top", "right"]].set_visible(False)

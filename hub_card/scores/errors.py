@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from modeling_ita.tag_scheme import OUTSIDE, Span
 
@@ -27,6 +27,17 @@ Kind = Literal["correct", "boundary", "type", "boundary_and_type", "missed", "sp
 Match = tuple[Span | None, Span | None, Kind]
 
 KINDS: tuple[Kind, ...] = ("correct", "boundary", "type", "boundary_and_type", "missed", "spurious")
+
+
+class ErrorAnalysis(TypedDict):
+    """The errors of one view, counted, as `analyse` gives them."""
+
+    kinds: dict[str, int]
+    by_type: dict[str, dict[str, int]]
+    confusion: dict[str, dict[str, int]]
+    surface: dict[str, dict[str, Any]]
+    context: dict[str, dict[str, dict[str, Any]]]
+    agreement: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def surface_forms(words: Sequence[str], gold: Iterable[Span]) -> set[str]:
     return {_surface(words, span) for span in gold}
 
 
-def analyse(posts: Sequence[EvaluatedPost], view: str, train_surfaces: Collection[str]) -> dict[str, Any]:
+def analyse(posts: Sequence[EvaluatedPost], view: str, train_surfaces: Collection[str]) -> ErrorAnalysis:
     """The errors of one view, counted. The order of the posts makes no difference.
 
     Args:

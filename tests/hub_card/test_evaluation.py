@@ -32,6 +32,7 @@ from hub_card.evaluation import (
     shared_signatures,
     write_report,
 )
+from hub_card.report.report import Report, complete_report
 from hub_card.scores.intervals import bootstrap_f1, post_counts
 from modeling_ita.tag_scheme import Span
 
@@ -285,7 +286,8 @@ def report() -> dict[str, Any]:
 def test_report_survives_json(report: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "run" / "report.json"
     write_report(report, path)
-    assert read_report(path) == report
+    assert json.loads(path.read_text(encoding="utf-8")) == report
+    assert read_report(path) == complete_report(report)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.json"]
     assert report["scores"]["test"]["I+T"]["lenient"]["f1"] == 1.0
     assert report["counts"] == {"dataset": {"missing_images": 3}, "processor": {"words_lost": 2}}
@@ -294,12 +296,27 @@ def test_report_survives_json(report: dict[str, Any], tmp_path: Path) -> None:
     assert report["command"] == "python train.py --seed 1"
 
 
+def test_a_report_of_an_older_version_is_completed(report: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    old = {"name": "old", "scores": {"test": report["scores"]["test"]}, "data": {}, "config": None}
+    old |= {"calibration": {"test": {"views": {"T": {"entities": 3}}}}, "errors": {"test": {"T": {"kinds": {}}}}}
+    write_report(old, path)
+    whole = read_report(path)
+    assert whole.keys() == Report.__annotations__.keys()
+    assert whole["history"] == {"steps": [], "evaluations": []} and whole["config"] == {} == whole["signatures"]
+    assert whole["calibration"]["test"]["temperature"] is None
+    assert whole["calibration"]["test"]["views"]["T"]["entities"] == 3
+    assert whole["calibration"]["test"]["views"]["T"]["operating_points"] == []
+    assert whole["errors"]["test"]["T"]["agreement"] == {}
+    assert complete_report(whole) == whole and "history" not in old
+
+
 def test_a_failed_write_leaves_the_old_report(report: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_report(report, path)
     with pytest.raises(TypeError):
         write_report({"name": object()}, path)
-    assert read_report(path) == report
+    assert read_report(path) == complete_report(report)
     assert list(tmp_path.iterdir()) == [path]
 
 
