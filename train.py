@@ -259,7 +259,7 @@ class Trainer:
 # --- the run: prepare, train, publish --------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str]) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> Report:
     """Trains and evaluates as the arguments say, and returns the report; an empty one if `--max_steps` ended it.
 
     Raises:
@@ -337,38 +337,9 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
     )
 
 
-def main(argv: Sequence[str]) -> Report:
-    """Trains and evaluates as the arguments say, and returns the report.
-
-    Raises:
-        ValueError: the arguments, the data or the checkpoint cannot be used.
-        OSError: a file is missing, cannot be written, or another process is training in the output folder.
-    """
-    # One progress bar, not broken by a bar for every checkpoint.
-    transformers_logging.disable_progress_bar()
-    arguments = parse_arguments(argv)
-    process = PartialState(cpu=not torch.accelerator.is_available())
-    with ExitStack() as held:
-        # One process claims the folder for all of them.
-        checkpoints, checkpoint = on_main_process(process, lambda: claim_output(arguments, held))
-        try:
-            return train_and_report(argv, arguments, checkpoints, checkpoint)
-        except (KeyboardInterrupt, OSError) as stop:
-            if Path(arguments[2].output_dir, RECORD).exists():
-                stop.add_note(f"--resume_from_checkpoint last {checkpoints.way_on()}")
-            raise
-
-
-def train_and_report(
-    argv: Sequence[str], arguments: Arguments, checkpoints: Checkpoints, checkpoint: Path | None
-) -> Report:
-    """The run, in a folder that is claimed."""
-    data, model_arguments, args = arguments
-    output = Path(args.output_dir)
-    accelerator = make_accelerator(arguments)
-    if args.push_to_hub and accelerator.is_main_process:
-        # Refused now rather than after the training.
-        open_repository(str(args.hub_model_id), args.hub_private_repo or None)
+def read_corpus(arguments: Arguments, accelerator: Accelerator) -> tuple[MnerDataset, TagScheme, Splits]:
+    """The corpus, the tags that the model predicts, and the posts by split with these tags."""
+    data, model_arguments, _ = arguments
     with accelerator.main_process_first():
         where = {"data_dir": data.data_dir, "images_dir": data.images_dir, "context_files": data.context_files}
         corpus = MnerDataset(config_name=data.dataset, **where)
@@ -423,7 +394,7 @@ def train(prepared: Prepared) -> dict[str, Any] | None:
     return trainer.progress.history
 
 
-def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) -> Report:
     """Evaluates the best weights, writes the report and the Hub-ready folder, and pushes the folder if asked.
 
     Returns:

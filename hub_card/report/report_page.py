@@ -228,9 +228,7 @@ def _training(report: Report) -> str:
     lines = []
     for view in views:
         points = [(row["epoch"], 100 * row[view]) for row in evaluations if row.get(view) is not None]
-        lines.append(
-            Series(view_title(view), points, look_of(view).variable, look_of(view).dash, radii=[3.0] * len(points))
-        )
+        lines.append(Series(view_title(view), points, *_look(view), radii=[3.0] * len(points)))
     content = line_chart("Training losses", losses, "optimiser step", "nats per post, log scale", log=True)
     content += line_chart("F1 on valid", lines, "epoch", "F1, %")
     return content and f'<div class="grid">{content}</div>'
@@ -247,11 +245,7 @@ def _calibration(report: Report, split: str) -> str:
     for view in order:
         curve = views[view]["risk_coverage"]
         pairs = zip(curve.get("coverage", ()), curve.get("risk", ()), strict=True)
-        curves.append(
-            Series(
-                view_title(view), [(100 * c, 100 * r) for c, r in pairs], look_of(view).variable, look_of(view).dash
-            )
-        )
+        curves.append(Series(view_title(view), [(100 * c, 100 * r) for c, r in pairs], *_look(view)))
     title = "Risk and coverage: wrong entities among the surest"
     drawn = [curve for curve in curves if curve.points]
     parts.append(line_chart(title, drawn, "entities kept, %", "of them wrong, %", x_range=(0, 100)))
