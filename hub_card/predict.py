@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
-from hub_card.predictions.loading import load_model
+from hub_card.report.text_table import flush_left
 from modeling_ita import ItaPipeline
 from modeling_ita.command_line import command, print_text, program
 from modeling_ita.plain_text import one_line
@@ -77,9 +77,9 @@ def report(post: str, views: Sequence[View]) -> str:
     for view in views:
         rows += [(view.name, *cells) for cells in _compared(view, views[0])] or [(view.name, "(none)", "", "", "")]
     said = [(view.name, text) for view in views[1:] for text in _said(view.context)]
-    sections = [post, _aligned(rows)]
+    sections = [post, "\n".join(flush_left(rows))]
     if said:
-        sections.append("what the images say\n" + _aligned(said))
+        sections.append("\n".join(["what the images say", *flush_left(said)]))
     return "\n\n".join(sections)
 
 
@@ -97,11 +97,6 @@ def _compared(view: View, alone: View) -> Iterator[tuple[str, str, str, str]]:
 def _said(context: dict[str, Any] | None) -> list[str]:
     strings = {kind: strings for kind, strings in (context or {}).items() if kind != "provenance"}
     return [f"{kind}: {' | '.join(texts)}" for kind, texts in strings.items()] or ["(nothing)"]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 @command

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hub_card.report.report import Report, aligned, counts_of, format_f1, signature_of, split_scores
+from hub_card.report.report import Report, counts_of, format_f1, signature_of, split_scores
+from hub_card.report.text_table import aligned
 from hub_card.scores.intervals import Interval, bootstrap_difference
 from hub_card.scores.scores import ViewReport
 from hub_card.scores.signature import Signature, shared_lines

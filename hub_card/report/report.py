@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, NotRequired, TypedDict, cast
 
 from hub_card.predictions.calibration_report import Calibration, ViewCalibration
+from hub_card.report.text_table import aligned
 from hub_card.scores.errors import ErrorAnalysis
 from hub_card.scores.intervals import Counts, bootstrap_f1
 from hub_card.scores.scores import Scoring, ViewReport
@@ -380,16 +381,6 @@ def format_f1(scored: Mapping[str, Any]) -> str:
     counts = counts_of(scored)
     interval = "" if counts is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in bootstrap_f1(counts)))
     return f"{100 * scored['lenient']['f1']:.1f}{interval}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a text table: the first row over a rule, the first column flush left, all others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return [lines[0], "  ".join("─" * width for width in widths), *lines[1:]]
 
 
 def signatures_of(report: Report, split: str, readings: Sequence[Scoring] = ("lenient", "strict")) -> list[Signature]:

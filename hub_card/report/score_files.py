@@ -7,7 +7,13 @@ import os
 import shlex
 from pathlib import Path
 
-from hub_card.report.report import Report, aligned, format_f1, make_report, split_scores
+from hub_card.report.report import (
+    Report,
+    format_f1,
+    make_report,
+    split_scores,
+)
+from hub_card.report.text_table import aligned
 from hub_card.scores.conll_columns import read_pair
 from hub_card.scores.scores import Scores, Scoring, score_views
 
