@@ -8,17 +8,18 @@ validation split.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from hub_card.predictions.calibration_report import calibration_report
+from hub_card.predictions.calibration_report import Calibration, calibration_report
 from hub_card.predictions.prediction import Prediction, Visual, decode, padded_batches, read_images, read_posts
 from hub_card.scores.calibration import fit_temperature
-from hub_card.scores.errors import EvaluatedPost, analyse, surface_forms
-from hub_card.scores.scores import score_views
-from hub_card.scores.views import IMAGE, VIEWS
+from hub_card.scores.errors import ErrorAnalysis, EvaluatedPost, analyse, surface_forms
+from hub_card.scores.scores import ViewReport, score_views
+from hub_card.scores.views import IMAGE, MAIN_VIEWS, VIEWS
 from modeling_ita.entity_tagger import EntityTagger
 from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
@@ -156,64 +157,114 @@ def evaluate_model(
     fields: dict[str, dict[str, Any]] = {
         name: {} for name in ("scores", "ablation", "errors", "calibration", "counts")
     }
-    labels = model.config.tag_scheme.labels
     names = {name for post in splits.get("train", ()) for name in surface_forms(post.words, _gold(model, post))}
     evaluated: dict[str, list[EvaluatedPost]] = {}
     temperature = 1.0
     for split in [name for name in ("validation", "test") if name in splits]:
-        posts = splits[split]
-        words, visuals = [list(post.words) for post in posts], [Visual(post.context, post.image) for post in posts]
-        if model.sees_images:
-            seen = read_images(
-                model, processor, [post.image for post in posts], batch_size, progress=f"{split}, images"
-            )
-            visuals = [visual._replace(image=image) for visual, image in zip(visuals, seen, strict=True)]
-        tags = [[labels[tag] for tag in post.tags] for post in posts]
-        emissions, fields["counts"][split] = {}, {}
-        for view in VIEWS:
-            given = visuals_of_view(view, visuals)
-            emissions[view], counts = read_posts(model, processor, words, given, batch_size, f"{split}, {view}")
-            fields["counts"][split][view] = dict(counts)
+        read = ReadSplit(model, processor, split, splits[split], batch_size)
         if split == "validation":
-            gold = [post.tags for post in posts]
-            temperature = fit_score_temperature(model, [*emissions["T"], *emissions["I+T"]], [*gold, *gold])
-        predictions = {view: decode(model, rows, (1.0, temperature)) for view, rows in emissions.items()}
-        fields["scores"][split] = score_views(tags, {v: [p.tags for p in rows] for v, rows in predictions.items()})
-        kinds = kinds_present(processor, posts)
-        ablated = {}
-        for kind in kinds:
-            reduced = [without_kind(visual, kind) for visual in visuals]
-            rows, _ = read_posts(model, processor, words, reduced, batch_size, f"{split}, without {kind}")
-            ablated[kind] = [prediction.tags for prediction in decode(model, rows)]
-        fields["ablation"][split] = score_views(tags, ablated)
-        before, after = (_evaluated(model, posts, predictions, kinds, at) for at in (0, 1))
-        evaluated[split] = after
-        fields["errors"][split] = {view: analyse(after, view, names) for view in VIEWS}
-        fields["calibration"][split] = calibration_report(before, after, temperature)
+            temperature = read.fitted_temperature()
+        found = read.evaluation(temperature, names)
+        evaluated[split] = found.posts
+        for name, of_split in fields.items():
+            of_split[split] = getattr(found, name)
     return Evaluation(fields, evaluated, temperature)
+
+
+class SplitEvaluation(NamedTuple):
+    """What an evaluation says of one split: a field of the report each, and the posts."""
+
+    scores: dict[str, ViewReport]
+    ablation: dict[str, ViewReport]
+    errors: dict[str, ErrorAnalysis]
+    calibration: Calibration
+    counts: dict[str, dict[str, int]]
+    posts: list[EvaluatedPost]
+
+
+class ReadSplit:
+    """A split that the model has read in every view, image by image once, before anything is decoded.
+
+    Attributes:
+        emissions: by view, those of every post.
+        counts: by view, what the processor counted.
+    """
+
+    def __init__(
+        self,
+        model: EntityTagger,
+        processor: WordwiseProcessor,
+        name: str,
+        posts: Sequence[TaggedPost],
+        batch_size: int,
+    ) -> None:
+        self.model, self.processor, self.name = model, processor, name
+        self.posts, self.batch_size = posts, batch_size
+        self.visuals = [Visual(post.context, post.image) for post in posts]
+        if model.sees_images:
+            images = [post.image for post in posts]
+            seen = read_images(model, processor, images, batch_size, progress=f"{name}, images")
+            self.visuals = [visual._replace(image=image) for visual, image in zip(self.visuals, seen, strict=True)]
+        self.emissions: dict[str, list[torch.Tensor]] = {}
+        self.counts: dict[str, dict[str, int]] = {}
+        for view in VIEWS:
+            self.emissions[view], counts = self._read(visuals_of_view(view, self.visuals), view)
+            self.counts[view] = dict(counts)
+
+    def _read(self, visuals: Sequence[Visual], what: str) -> tuple[list[torch.Tensor], Counter[str]]:
+        words = [list(post.words) for post in self.posts]
+        return read_posts(self.model, self.processor, words, visuals, self.batch_size, f"{self.name}, {what}")
+
+    def fitted_temperature(self) -> float:
+        """The temperature at which the gold tags are most likely, in both views that a user can have."""
+        emissions = [row for view in MAIN_VIEWS for row in self.emissions[view]]
+        return fit_score_temperature(self.model, emissions, [post.tags for post in self.posts] * len(MAIN_VIEWS))
+
+    def evaluation(self, temperature: float, train_surfaces: Collection[str]) -> SplitEvaluation:
+        """What is said of the split.
+
+        Args:
+            temperature: that of the entities' scores.
+            train_surfaces: the names of entities in train, see `analyse`.
+        """
+        predictions = {view: decode(self.model, rows, (1.0, temperature)) for view, rows in self.emissions.items()}
+        labels = self.model.config.tag_scheme.labels
+        tags = [[labels[tag] for tag in post.tags] for post in self.posts]
+        scores = score_views(tags, {view: [found.tags for found in rows] for view, rows in predictions.items()})
+        kinds = kinds_present(self.processor, self.posts)
+        ablation = score_views(tags, {kind: self._tags_without(kind) for kind in kinds})
+        before, after = (self._evaluated(predictions, kinds, at) for at in (0, 1))
+        return SplitEvaluation(
+            scores=scores,
+            ablation=ablation,
+            errors={view: analyse(after, view, train_surfaces) for view in VIEWS},
+            calibration=calibration_report(before, after, temperature),
+            counts=self.counts,
+            posts=after,
+        )
+
+    def _tags_without(self, kind: str) -> list[list[str]]:
+        rows, _ = self._read([without_kind(visual, kind) for visual in self.visuals], f"without {kind}")
+        return [prediction.tags for prediction in decode(self.model, rows)]
+
+    def _evaluated(
+        self, predictions: Mapping[str, Sequence[Prediction]], kinds: Sequence[str], at: int
+    ) -> list[EvaluatedPost]:
+        """The posts with the entities of every view, scored at one of the temperatures they were decoded with."""
+        return [
+            EvaluatedPost(
+                id=post.id,
+                words=tuple(post.words),
+                gold=_gold(self.model, post),
+                views={
+                    view: {span: scores[at] for span, scores in rows[number].entities.items()}
+                    for view, rows in predictions.items()
+                },
+                context={kind: list(post.context.kinds[kind]) for kind in kinds if kind in post.context.kinds},
+            )
+            for number, post in enumerate(self.posts)
+        ]
 
 
 def _gold(model: EntityTagger, post: TaggedPost) -> frozenset[Span]:
     return frozenset(model.config.tag_scheme.spans(list(post.tags)))
-
-
-def _evaluated(
-    model: EntityTagger,
-    posts: Sequence[TaggedPost],
-    predictions: Mapping[str, Sequence[Prediction]],
-    kinds: Sequence[str],
-    at: int,
-) -> list[EvaluatedPost]:
-    return [
-        EvaluatedPost(
-            id=post.id,
-            words=tuple(post.words),
-            gold=_gold(model, post),
-            views={
-                view: {span: scores[at] for span, scores in rows[number].entities.items()}
-                for view, rows in predictions.items()
-            },
-            context={kind: list(post.context.kinds[kind]) for kind in kinds if kind in post.context.kinds},
-        )
-        for number, post in enumerate(posts)
-    ]
