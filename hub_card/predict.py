@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
+from hub_card.predictions.loading import load_model
 from hub_card.report.text_table import flush_left
 from modeling_ita import ItaPipeline
 from modeling_ita.command_line import command, print_text, program
