@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,21 @@ from hub_card.hub.exported_folder import export_model
 from modeling_ita import ItaForTokenClassification, ItaProcessor, VisualContextBuilder, WordNeighbours
 
 ROOT = Path(train.__file__).parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/**/*.md")))
+}
+TEXT = "\n".join(PAGES.values())
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    # All fences are read, so that the end of one block is not taken for the beginning of another.
+    found = re.findall(r"^```(.*?)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for named, block in found if named == language]
+
+
+def headings(text: str) -> list[str]:
+    return [re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
 
 
 def draw_arena(path: Path) -> None:
@@ -42,23 +55,31 @@ def test_python_blocks_run_one_after_the_other(
     draw_arena(tmp_path / "arena.jpg")
     processor = ItaProcessor(AutoTokenizer.from_pretrained(tiny_encoder), context_builder={"ocr": "rapidocr"})
     export_model(tiny_model, processor, tmp_path / "outputs" / "quickstart" / "model")
-    [to_onnx] = re.findall(r"`python -m hub_card\.export (onnx [^`]*)`", README)
+    [to_onnx] = set(re.findall(r"`python -m hub_card\.export (onnx [^`]*)`", TEXT))
     assert export.main(shlex.split(to_onnx)) == 0
-    namespace: dict[str, Any] = {}
     losses: set[str] = set()
-    found = blocks("python")
-    assert len(found) >= 6
+    run = 0
+    kept: dict[str, Any] = {}
     monkeypatch.syspath_prepend(str(tmp_path))
-    for block in found:
-        if block.startswith("# my_contexts.py"):
-            (tmp_path / "my_contexts.py").write_text(block, encoding="utf-8")
-            continue
-        block = block.replace('"xlm-roberta-base"', repr(tiny_encoder))
-        exec(block.replace('"microsoft/resnet-152"', repr(str(tiny_vision_encoder))), namespace)
-        losses |= {name for name in namespace.get("output", {}) if name.endswith("_loss")}
+    for page, text in PAGES.items():
+        namespace: dict[str, Any] = {}  # a page stands on its own
+        for block in blocks("python", text):
+            run += 1
+            if block.startswith("# my_contexts.py"):
+                (tmp_path / "my_contexts.py").write_text(block, encoding="utf-8")
+                continue
+            for name in ('"xlm-roberta-base"', '"bert-base-cased"'):
+                block = block.replace(name, repr(tiny_encoder))
+            code = block.replace('"microsoft/resnet-152"', repr(str(tiny_vision_encoder)))
+            exec(compile(code, str(page), "exec"), namespace)
+            losses |= {name for name in namespace.get("output", {}) if name.endswith("_loss")}
+        if "contexts" in namespace:
+            assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"], page
+        if "brightness" in namespace:
+            kept = namespace
+    assert run >= 11
     assert losses == {"text_loss", "cross_loss", "cva_loss", "main_loss", "aux_loss"}
-    assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"]
-    said = namespace["processor"].tokenizer.decode(namespace["batch"]["cross_input_ids"][0])
+    said = kept["processor"].tokenizer.decode(kept["batch"]["cross_input_ids"][0])
     assert re.sub(r"\W", "", said).endswith("tonightSEPPHOENIX9891SEPabrightpictureSEP")
 
 
@@ -84,7 +105,7 @@ def test_training_commands_run(
     for name in ("microsoft/deberta-v3-base", "bert-base-cased"):
         commands = commands.replace(name, tiny_encoder)
     commands = commands.replace("microsoft/resnet-152", tiny_vision_encoder)
-    for command in commands.strip().split("\n"):
+    for command in dict.fromkeys(commands.strip().split("\n")):  # what stands on two pages runs once
         program, *arguments = shlex.split(command)
         assert program == "python"
         if arguments[0] == "-m":
@@ -102,7 +123,7 @@ def test_training_commands_run(
 
 
 def test_every_command_that_reads_images_names_aligners_that_exist() -> None:
-    commands = re.findall(r"-m dataset_scripts\.build_visual_context ([^`\n]*)", README)
+    commands = re.findall(r"-m dataset_scripts\.build_visual_context ([^`\n]*)", TEXT)
     assert len(commands) >= 5
     for command in commands:
         arguments = [argument for argument in shlex.split(command.rstrip("\\")) if argument != "…"]
@@ -113,11 +134,11 @@ def test_every_command_that_reads_images_names_aligners_that_exist() -> None:
 
 
 def test_every_command_of_the_hub_has_arguments_that_exist() -> None:
-    commands = re.findall(r"python -m hub_card\.export ([^`\n]*)", README)
+    commands = re.findall(r"python -m hub_card\.export ([^`\n]*)", TEXT)
     assert {shlex.split(command)[0] for command in commands} == {"push", "space", "onnx"}
     for command in commands:
         export.command_line().parse_args(shlex.split(command))
-    commands = re.findall(r"python -m dataset_scripts\.push_dataset ([^`\n]*)", README)
+    commands = re.findall(r"python -m dataset_scripts\.push_dataset ([^`\n]*)", TEXT)
     assert len(commands) >= 3
     for command in commands:
         parser = HfArgumentParser(push_dataset.PushArguments)  # type: ignore[arg-type]
@@ -127,7 +148,7 @@ def test_every_command_of_the_hub_has_arguments_that_exist() -> None:
 
 
 def test_every_train_command_has_settings_that_exist() -> None:
-    commands = re.findall(r"python (train\.py [^`\n]*)", README)
+    commands = re.findall(r"(?:python|_per_node \d+|_processes \d+) (train\.py [^`\n]*)", TEXT)
     assert commands
     for command in commands:
         arguments = [a for a in shlex.split(command.rstrip("\\"))[1:] if a not in ("…", "--help")]
@@ -137,10 +158,52 @@ def test_every_train_command_has_settings_that_exist() -> None:
 
 def test_make_targets_and_files_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", README, re.MULTILINE):
+    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", TEXT, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for path in re.findall(r"`((?:modeling_ita|dataset_scripts|hub_card|benchmarks)/[\w./]*|train\.py)`", README):
+    for path in re.findall(r"`((?:modeling_ita|dataset_scripts|hub_card|benchmarks|tests)/[\w./]*|train\.py)`", TEXT):
         assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        headings = [re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)]
-        assert link[1:] in headings if link.startswith("#") else (ROOT / link).exists(), link
+    for script in re.findall(r"python ((?:benchmarks|hub_card)/\S+?\.py)", TEXT):
+        assert (ROOT / script).is_file(), script
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.exists(), (page, link)
+            assert not anchor or anchor in headings(target.read_text(encoding="utf-8")), (page, link)
+
+
+def test_every_module_that_a_command_runs_takes_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parsed(BaseException):
+        """Beyond what `command` turns into a line of error."""
+
+    def parsed(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def stop(*arguments: Any, **options: Any) -> None:
+            parse(*arguments, **options)
+            raise Parsed
+
+        return stop
+
+    for parser, name in ((argparse.ArgumentParser, "parse_args"), (HfArgumentParser, "parse_args_into_dataclasses")):
+        monkeypatch.setattr(parser, name, parsed(getattr(parser, name)))
+    shown = "".join(block.replace("\\\n", " ") for block in (*blocks(""), *blocks("bash")))
+    commands = set(re.findall(r"-m ((?:dataset_scripts|hub_card)\.\S+ [^\n]*)", shown))
+    commands |= set(re.findall(r"`(?:python|torchrun [^`]*?) -m ((?:dataset_scripts|hub_card)\.[^`\n]*)`", TEXT))
+    modules = set()
+    for command in sorted(commands):
+        module, *arguments = [word for word in shlex.split(command) if word != "…"]
+        modules.add(module)
+        with pytest.raises(Parsed):
+            importlib.import_module(module).main(arguments)
+    assert {module.partition(".")[2] for module in modules} >= {
+        *("audit", "build_visual_context", "build_word_neighbours", "push_dataset"),
+        *("convert_mgcmt", "evaluation", "export", "predict"),
+    }
+
+
+def test_the_front_page_is_short_and_leads_to_every_guide() -> None:
+    front = PAGES[ROOT / "README.md"]
+    assert len(front.splitlines()) <= 200
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for guide in (ROOT / "docs" / "guides").glob("*.md"):
+        assert f"](docs/guides/{guide.name})" in front, guide
+        assert f"guides/{guide.stem}\n" in index, guide
