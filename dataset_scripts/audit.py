@@ -1,11 +1,11 @@
-"""What is wrong with a corpus, told before a day of training.
+"""Finds what is wrong with a corpus before a day of training is spent on it.
 
 ```
 python -m dataset_scripts.audit CORPUS --context_files captions.jsonl --dataset twitter2017 --json audit.json
 ```
 
 CORPUS is a folder with `train.txt`, `valid.txt`, `test.txt` and `images/`, or `sample_posts`. The exit code is 0 if
-nothing is found at or above `--fail_on`, 1 otherwise, and 2 if there is nothing to look at.
+there is no finding at or above `--fail_on`, 1 otherwise, and 2 if there is nothing to audit.
 """
 
 from __future__ import annotations
@@ -33,30 +33,33 @@ EXAMPLE_KEYS = ("file", "line", "row", "places")
 
 @dataclass
 class AuditArguments:
-    """What is looked at, and how the findings are told."""
+    """What to audit, and how to report the findings."""
 
     dataset: str = field(
         default="conll",
         metadata={
-            "help": "whose entity types and rules hold; conll takes the types from the training file",
+            "help": "the corpus whose entity types and rules apply; conll takes the types from the training file",
             "choices": [name for name in CONFIGS if name != "sample_posts"],
         },
     )
-    types: list[str] = field(default_factory=list, metadata={"help": "the entity types; any other tag is an error"})
+    types: list[str] = field(default_factory=list, metadata={"help": "entity types; any other tag is an error"})
     images_dir: str | None = field(
-        default=None, metadata={"help": "folder of the images, or none for text only; default: CORPUS/images"}
+        default=None, metadata={"help": "image folder, or none for text only; default: CORPUS/images"}
     )
     context_files: list[str] = field(
         default_factory=list, metadata={"help": "visual contexts by post id, JSONL or Parquet, merged kind by kind"}
     )
     json: str | None = field(
-        default=None, metadata={"help": "file for the report as JSON; - prints it in place of the text"}
+        default=None, metadata={"help": "JSON file for the report; - prints the JSON instead of the text"}
     )
     fail_on: str = field(
         default="error",
-        metadata={"help": "exit with 1 from this severity on", "choices": ["error", "warning", "never"]},
+        metadata={
+            "help": "exit with 1 if there is a finding of at least this severity",
+            "choices": ["error", "warning", "never"],
+        },
     )
-    examples: int = field(default=5, metadata={"help": "examples of a finding in the text; the JSON has all"})
+    examples: int = field(default=5, metadata={"help": "examples per finding in the text; the JSON has all of them"})
 
 
 def audit(config: MnerConfig) -> dict[str, Any]:

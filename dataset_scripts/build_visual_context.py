@@ -1,4 +1,4 @@
-"""Images → visual contexts: object tags, captions, the characters in them, or any kind of your own.
+"""Builds visual contexts from images: object tags, captions, the text in the images, or any kind of your own.
 
 ```
 python -m dataset_scripts.build_visual_context my_corpus --profile cpu --output my_corpus/contexts.jsonl
@@ -7,9 +7,9 @@ python -m dataset_scripts.build_visual_context --dataset me/posts --captions mic
 accelerate launch --num_processes 8 -m dataset_scripts.build_visual_context my_corpus --profile gpu --output c.jsonl
 ```
 
-What an aligner says of an image is kept in a store (`ContextStore`) as soon as its batch is done: an image that stands
-in a thousand posts is looked at once, a run that was killed goes on where it was, another captioner leaves the OCR as
-it is, and the same command run again does nothing.
+Each aligner's output is saved to a store (`ContextStore`) as soon as its batch is done. An image shared by a thousand
+posts is processed once, a killed run resumes where it stopped, changing the captioner keeps the OCR results, and
+running the same command again does nothing.
 """
 
 from __future__ import annotations
@@ -55,26 +55,30 @@ from modeling_ita.whole_files import write_text
 
 @dataclass
 class BuildArguments:
-    """Which images, which aligners, and where to put what they say."""
+    """Which images, which aligners, and where to write the contexts."""
 
     images: str | None = field(
         default=None,
-        metadata={"help": "a folder, a pattern ('photos/*.jpg') or a list of files (.txt, one path a line)"},
+        metadata={"help": "a folder, a pattern ('photos/*.jpg') or a list of files (.txt, one path per line)"},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "any data set with a column of images: a repository on the Hub or a folder"}
+        default=None, metadata={"help": "any data set with an image column: a repository on the Hub or a folder"}
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "its configuration, if it has several"})
-    split: str = field(default="train", metadata={"help": "its split"})
-    image_column: str | None = field(default=None, metadata={"help": "its column of images; default: the only one"})
-    id_column: str | None = field(default=None, metadata={"help": "its column of ids; default: the rows' numbers"})
-    images_dir: str | None = field(default=None, metadata={"help": "of a corpus: its images; default: CORPUS/images"})
-    limit: int | None = field(default=None, metadata={"help": "only so many images, the first ones"})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "the data set's configuration, if it has several"}
+    )
+    split: str = field(default="train", metadata={"help": "the data set's split"})
+    image_column: str | None = field(
+        default=None, metadata={"help": "the data set's image column; default: the only one"}
+    )
+    id_column: str | None = field(default=None, metadata={"help": "the data set's id column; default: row numbers"})
+    images_dir: str | None = field(default=None, metadata={"help": "a corpus' image folder; default: CORPUS/images"})
+    limit: int | None = field(default=None, metadata={"help": "process only the first LIMIT images"})
 
     profile: str | None = field(
         default=None,
         metadata={
-            "help": "a set of aligners that go together; default, if no aligner is named: cpu",
+            "help": "a predefined set of aligners; default: cpu, unless an aligner is named",
             "choices": [*PROFILES],
         },
     )
@@ -88,7 +92,8 @@ class BuildArguments:
         default_factory=list,
         metadata={
             "action": "extend",
-            "help": "KIND=NAME: any kind of context, by a checkpoint or by module:name of a class or function",
+            "help": "KIND=NAME: an aligner for any kind of context; NAME is a checkpoint, or module:name of a class "
+            "or function",
         },
     )
     set: list[str] = field(
@@ -100,38 +105,43 @@ class BuildArguments:
         },
     )
     kinds: list[str] = field(
-        default_factory=list, metadata={"help": "only these kinds; one without a named aligner takes the profile's"}
+        default_factory=list,
+        metadata={"help": "build only these kinds; a kind without a named aligner uses the profile's"},
     )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda:1 …; default: an accelerator if there is one"}
-    )
-    batch_size: int = field(default=8, metadata={"help": "images an aligner gets at once"})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda:1 …; default: an accelerator if available"})
+    batch_size: int = field(default=8, metadata={"help": "images per batch of an aligner"})
     workers: int | None = field(
-        default=None, metadata={"help": "threads that open images; default: one a core, at most 4"}
+        default=None, metadata={"help": "threads that open images; default: one per core, at most 4"}
     )
 
     store: str | None = field(
-        default=None, metadata={"help": "folder of all that was ever built; default: in the cache of datasets"}
+        default=None,
+        metadata={"help": "folder that keeps all built contexts; default: a folder in the Hugging Face cache"},
     )
     output: str | None = field(
         default=None,
-        metadata={"help": "the contexts by id, .jsonl or .parquet, as train.py and MnerDataset read them"},
+        metadata={"help": "file for the contexts by id, .jsonl or .parquet, for train.py and MnerDataset"},
     )
     merge: list[str] = field(
         default_factory=list,
-        metadata={"help": "files with further kinds of context by id, for --output; default: the corpus' own"},
+        metadata={"help": "files with further kinds of context by id to add to --output; default: the corpus' own"},
     )
     placeholder_copies: int = field(
         default=COPIES,
-        metadata={"help": "a picture of mostly one colour that stands under so many ids is a placeholder; 0: none is"},
+        metadata={
+            "help": "an image of mostly one colour with at least this many ids is a placeholder; 0: keep all images"
+        },
     )
-    preview: str | None = field(default=None, metadata={"help": "contact sheet to write: HTML, images with contexts"})
-    preview_images: int = field(default=200, metadata={"help": "images on it, the first ones"})
-    report: str | None = field(default=None, metadata={"help": "the end report as JSON"})
+    preview: str | None = field(
+        default=None, metadata={"help": "HTML contact sheet to write: images with their contexts"}
+    )
+    preview_images: int = field(default=200, metadata={"help": "show the first PREVIEW_IMAGES images on it"})
+    report: str | None = field(default=None, metadata={"help": "JSON file for the final report"})
     push_to_hub: str | None = field(
-        default=None, metadata={"help": f"data set on the Hub that gets them, as configuration {HUB_CONFIGURATION}"}
+        default=None,
+        metadata={"help": f"data set on the Hub to push the contexts to, as configuration {HUB_CONFIGURATION}"},
     )
-    private: bool = field(default=False, metadata={"help": "whether it is made private, if it is made"})
+    private: bool = field(default=False, metadata={"help": "make a new data set on the Hub private"})
 
 
 def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,13 @@
-"""A corpus and a file of word vectors → the table of word neighbours that MGCMT augments words from (method §2).
+"""Builds the table of word neighbours that MGCMT uses for augmentation (method §2), from a corpus and word vectors.
 
 ```
 python -m dataset_scripts.build_word_neighbours my_corpus --vectors glove.twitter.27B.200d.txt --output neighbours
 python -m dataset_scripts.build_word_neighbours twitter2017 --data_dir twitter2017 --vectors v.bin --output neighbours
 ```
 
-The table has the words of the corpus that the file has, as written and lower-cased, and the most frequent of its other
-words, so that a word that is first seen at prediction time is augmented too. Neighbours are words of the table; those
-of the corpus' words are found here, once. `coverage.txt` and `coverage.json` beside the table say what was found.
+The table holds the corpus' words that have a vector, as written and lower-cased, and the most frequent other words of
+the file, so that a word first seen at prediction time is augmented too. Neighbours are words of the table; those of
+the corpus' words are computed here, once. `coverage.txt` and `coverage.json` beside the table report what was found.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ SHOWN = 20
 
 @dataclass
 class AugmentationArguments:
-    """Which corpus and vectors, and how large the table gets."""
+    """Which corpus and vectors to use, and the size of the table."""
 
-    vectors: str = field(metadata={"help": "word2vec (text or binary), GloVe or fastText file, plain or .gz"})
+    vectors: str = field(
+        metadata={"help": "word vectors: a word2vec (text or binary), GloVe or fastText file, plain or .gz"}
+    )
     output: str = field(metadata={"help": "folder for the table and the coverage report"})
     data_dir: str | None = field(default=None, metadata={"help": "folder with train.txt, valid.txt, test.txt"})
     max_words: int = field(
-        default=200_000, metadata={"help": "words of the file beside the corpus' own, the most frequent ones"}
+        default=200_000, metadata={"help": "how many of the file's most frequent words to add to the corpus' own"}
     )
-    neighbours: int = field(default=4, metadata={"help": "neighbours of a word"})
+    neighbours: int = field(default=4, metadata={"help": "neighbours per word"})
 
 
 def corpus_words(builder: MnerDataset) -> dict[str, Counter[str]]:
@@ -141,7 +143,7 @@ def coverage_text(report: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = HfArgumentParser(AugmentationArguments, prog=program("dataset_scripts.build_word_neighbours"))  # type: ignore[arg-type]
-    parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll")
+    parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder in conll format")
     args, positional = parser.parse_args_into_dataclasses(arguments)
     if args.max_words < 0:
         raise ValueError(f"--max_words is {args.max_words} (expected 0 or more)")

@@ -1,4 +1,4 @@
-"""A corpus → the Hub: posts with their images, what the images say as a configuration of its own, and a card.
+"""Pushes a corpus to the Hub: posts with images, visual contexts as a separate configuration, and a card.
 
 ```
 python -m dataset_scripts.push_dataset my_corpus me/posts --context_files my_corpus/contexts.jsonl --private
@@ -6,8 +6,8 @@ python -m dataset_scripts.push_dataset twitter2017 me/twitter2017-checksums --da
 python -m dataset_scripts.push_dataset twitter2017 me/twitter2017-checksums --data_dir twitter2017 --verify
 ```
 
-Everything goes in one commit, so that whoever loads the data set gets the old rows or the new ones. A push that was
-interrupted has changed nothing; push again, and what was uploaded is not uploaded twice.
+Everything is pushed in one commit, so a reader gets either the old rows or the new ones. An interrupted push changes
+nothing; run it again, and files that were already uploaded are skipped.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ SHOWN = 20
 
 @dataclass
 class PushArguments:
-    """Which corpus, and how it is put on the Hub."""
+    """Which corpus to push, and how."""
 
     data_dir: str | None = field(default=None, metadata={"help": "folder with train.txt, valid.txt, test.txt"})
     images_dir: str | None = field(
-        default=None, metadata={"help": "folder of the images, or none for text only; default: DATA_DIR/images"}
+        default=None, metadata={"help": "image folder, or none for text only; default: DATA_DIR/images"}
     )
     context_files: list[str] = field(
         default_factory=list, metadata={"help": "visual contexts by post id, JSONL or Parquet, merged kind by kind"}
     )
     types: list[str] = field(
-        default_factory=list, metadata={"help": "the entity types; default: the corpus' own, or those in train.txt"}
+        default_factory=list, metadata={"help": "entity types; default: the corpus' own, or those in train.txt"}
     )
-    private: bool = field(default=False, metadata={"help": "whether the data set is private"})
-    license: str | None = field(default=None, metadata={"help": "the Hub's name of a licence, such as cc-by-4.0"})
-    language: str | None = field(default=None, metadata={"help": "code of the posts' language, such as en"})
+    private: bool = field(default=False, metadata={"help": "make a new data set private"})
+    license: str | None = field(default=None, metadata={"help": "licence identifier of the Hub, such as cc-by-4.0"})
+    language: str | None = field(default=None, metadata={"help": "language code of the posts, such as en"})
     revision: str | None = field(default=None, metadata={"help": "branch on the Hub; default: main"})
     i_have_the_rights: bool = field(
-        default=False, metadata={"help": "push a corpus that has no licence: you say that you may pass it on"}
+        default=False, metadata={"help": "push a corpus without a licence: you declare that you may redistribute it"}
     )
     checksums_only: bool = field(
-        default=False, metadata={"help": "push checksums of the posts and images only: no text, no tags, no image"}
+        default=False, metadata={"help": "push only checksums of the posts and images: no text, no tags, no image"}
     )
     verify: bool = field(
-        default=False, metadata={"help": "push nothing: name what differs from the checksums that are on the Hub"}
+        default=False, metadata={"help": "push nothing; list the differences from the checksums on the Hub"}
     )
 
 
@@ -73,7 +73,7 @@ def differences_text(differences: list[Difference], repo_id: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 1 if `--verify` finds a difference."""
     parser = HfArgumentParser(PushArguments, prog=program("dataset_scripts.push_dataset"))  # type: ignore[arg-type]
-    parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder, read as conll with its images/")
+    parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder in conll format, with images/")
     parser.add_argument("repo_id", help="you/name on the Hub")
     args, positional = parser.parse_args_into_dataclasses(arguments)
     builder = _builder(positional.corpus, args)

@@ -487,14 +487,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", help="the released weights, a file of PyTorch's or *.safetensors")
+    parser.add_argument("checkpoint", help="the released weights: a PyTorch file or *.safetensors")
     parser.add_argument("output", help="the folder to write")
-    parser.add_argument("--text_encoder", help="the encoder it was trained from; default: a BERT from the shapes")
-    parser.add_argument("--vision_encoder", help="an encoder for the images; default: none, region features")
-    parser.add_argument("--tags", nargs="+", default=TAGS, metavar="TAG", help="the released tags, in their order")
-    parser.add_argument("--span_tags", nargs="+", default=SPAN_TAGS, metavar="TAG", help="those of the auxiliary CRF")
-    parser.add_argument("--num_attention_heads", type=int, default=12, help="heads, if no text encoder is given")
-    parser.add_argument("--aug_fusion", choices=("add", "gate"), default="add", help="how it was augmented")
+    parser.add_argument(
+        "--text_encoder", help="the pretrained text encoder; default: a BERT configuration inferred from the shapes"
+    )
+    parser.add_argument(
+        "--vision_encoder", help="pretrained image encoder; default: none (the model takes region features)"
+    )
+    parser.add_argument("--tags", nargs="+", default=TAGS, metavar="TAG", help="the released tags, in id order")
+    parser.add_argument(
+        "--span_tags", nargs="+", default=SPAN_TAGS, metavar="TAG", help="the auxiliary CRF's tags, in id order"
+    )
+    parser.add_argument(
+        "--num_attention_heads",
+        type=int,
+        default=12,
+        help="the text encoder's attention heads, if --text_encoder is not given",
+    )
+    parser.add_argument(
+        "--aug_fusion", choices=("add", "gate"), default="add", help="how the released model fused the augmentation"
+    )
     args = vars(parser.parse_args(arguments))
     logging.disable_progress_bar()
     print_text(conversion_text(convert_checkpoint(args.pop("checkpoint"), args.pop("output"), **args)))

@@ -1,4 +1,4 @@
-"""One folder that loads anywhere: weights, configuration, processor, the code that they need, card, handler.
+"""Exports a trained model: to a self-contained folder, to the Hub, to a Space, or to ONNX Runtime.
 
 python -m hub_card.export push outputs/quickstart/model you/ita
 python -m hub_card.export space outputs/quickstart/model outputs/space
@@ -23,31 +23,32 @@ def command_line() -> argparse.ArgumentParser:
         prog=program("hub_card.export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    push = commands.add_parser("push", help="put an exported folder on the Hub, in one commit")
+    push = commands.add_parser("push", help="push an exported folder to the Hub, in one commit")
     push.add_argument("folder", help="the exported folder")
-    push.add_argument("repository", help="its name on the Hub, you/name; made if it is not there")
+    push.add_argument("repository", help="repository on the Hub, you/name; created if missing")
     push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.add_argument("--branch", help="the branch to commit to, made if it is not there; default: main")
-    push.add_argument("--message", help="the commit's message")
-    space = commands.add_parser("space", help="write a Space, a page on which to try the model")
+    push.add_argument("--branch", help="branch to commit to, created if missing; default: main")
+    push.add_argument("--message", help="commit message")
+    space = commands.add_parser("space", help="write a Space: a web page to try the model on")
     space.add_argument("model", help="the model on the Hub, you/name, or an exported folder")
     space.add_argument("output", help="the folder to write")
-    space.add_argument("--revision", help="the model's branch, tag or commit; default: main")
+    space.add_argument("--revision", help="branch, tag or commit of the model; default: main")
     onnx = commands.add_parser("onnx", help="write the model for ONNX Runtime")
     onnx.add_argument("model", help="the model on the Hub, you/name, or an exported folder")
     onnx.add_argument("output", help="the folder to write")
-    onnx.add_argument("--int8", action="store_true", help="with weights of 8 bits: smaller, and faster on CPUs")
-    export = commands.add_parser(
-        "export", help="write a model as a folder that loads anywhere, with this version's code"
+    onnx.add_argument(
+        "--int8", action="store_true", help="quantize the weights to 8 bits: smaller, and faster on CPUs"
     )
+    export = commands.add_parser("export", help="write a model as a self-contained folder, with this version's code")
     export.add_argument("model", help="the model on the Hub, you/name, or its folder")
-    export.add_argument("output", help="the folder to write: new, empty, or an earlier export, which is replaced")
-    export.add_argument("--report", help="report.json of its training or evaluation, for the card's results")
+    export.add_argument("output", help="the folder to write: new, empty, or an earlier export, which it replaces")
+    export.add_argument("--report", help="report.json from training or evaluation, for the card's results")
     export.add_argument(
         "--examples",
         choices=("none", "isolated"),
         default="none",
-        help="whether the card's snippets run, in a process without network and secrets (default: %(default)s)",
+        help="isolated: run the card's snippets to show their output, in a process without network or secrets "
+        "(default: %(default)s)",
     )
     return parser
 

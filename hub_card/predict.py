@@ -1,4 +1,4 @@
-"""Labels one post, alone and with each image, and shows what the images change.
+"""Labels one post, alone and with each image, and shows what each image changes.
 
 python -m hub_card.predict MODEL "Phoenix tonight!" --image suns.png --image skyline.jpg
 python -m hub_card.predict MODEL "Phoenix tonight!" --context '{"captions": ["a basketball game"]}'
@@ -114,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         default=[],
         metavar="JSON",
-        help='a context in an image\'s place, such as {"captions": ["a dog"], "ocr": ["SALE"]}; may be repeated',
+        help='a visual context instead of an image, such as {"captions": ["a dog"], "ocr": ["SALE"]}; may be repeated',
     )
-    parser.add_argument("--device", help='"cpu", "cuda:0", …; default: an accelerator if there is one')
+    parser.add_argument("--device", help='"cpu", "cuda:0", …; default: an accelerator if available')
     args = parser.parse_args(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

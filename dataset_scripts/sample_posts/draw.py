@@ -62,7 +62,7 @@ def write_corpus(folder: Path, corpus: dict[str, list[SamplePost]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: make the files, or print the table of figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--stats", action="store_true", help="print the table of figures and write nothing")
+    parser.add_argument("--stats", action="store_true", help="print the statistics table and write nothing")
     parser.add_argument("--folder", type=Path, default=SAMPLE_POSTS, help="where to write (default: this package)")
     options = parser.parse_args(arguments)
     corpus = read_posts(SAMPLE_POSTS / "posts.yaml")
