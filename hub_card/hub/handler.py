@@ -1,39 +1,39 @@
-"""What an Inference Endpoint runs: posts as JSON, alone, with an image, a context or both, to entities as JSON.
+"""Request handler for Inference Endpoints: posts in JSON, alone or with an image, a context or both; entities out.
 
-It lies in the model's folder and needs nothing but that folder, torch, transformers and what the model's images need.
-A request is `{"inputs": …, "parameters": {…}}`, and an input one of
+It is part of the model's folder and needs only that folder, torch, transformers, and the packages that the model uses
+to read images. A request is `{"inputs": …, "parameters": {…}}`. An input is one of
 
     "Phoenix tonight!"
     {"text": "Phoenix tonight!", "image": "<the file in base64, or a data: URI>"}
     {"text": "Phoenix tonight!", "context": {"captions": ["a skyline at night"], "ocr": ["SUNS"]}}
     {"text": "Phoenix tonight!", "image": "…", "context": {"object_tags": ["person", "sports ball"]}}
 
-or a list of these. One input is answered by its result, a list by the list of its results in the same order. A result
-is what the pipeline gives: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
-object of `entities` and `context`. With the parameter `is_split_into_words` a post is a list of words, and stands as
-`"words"` in an object.
+or a list of these. A single input returns its result; a list returns the list of results in the same order. A result
+is the pipeline's output: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
+object with `entities` and `context`. With the parameter `is_split_into_words` a post is a list of words; in an object
+its key is `"words"`.
 
-The context of an image is made by the aligners that the model names; a given one goes before that. ITA sees nothing
-but the context: with one given, the image is not looked at. MGCMT looks at the image itself, with a context and
-without, and of a context takes the objects; if it names no aligners, an image alone comes without objects. (An MGCMT
-that was made without a vision encoder sees the context only, as ITA does.)
+The model's aligners build the context of an image. An explicit context takes precedence. ITA uses only the context, so
+it ignores the image if a context is given. MGCMT always uses the image itself, and takes the objects from the context;
+if it has no aligners, an image without a context is used without objects. (An MGCMT without a vision encoder uses only
+the context, as ITA does.)
 
-**Errors** are JSON as well: `{"error": {"status": 422, "message": "…", "input": 3}}`. One that concerns an input (its
-number, from 0) stands in the place of that input's result, and the other inputs are answered. One that concerns the
-whole request has no `input` and is the whole answer. Nothing is raised, because an endpoint makes the same status 400
-of all that is: what went wrong is read here and not in the status line. `status` means what it means in HTTP:
+**Errors** are JSON too: `{"error": {"status": 422, "message": "…", "input": 3}}`. An error in one input replaces
+that input's result and carries the input's index (from 0); the other inputs are still answered. An error in the whole
+request has no `input` and is the whole response. Inference Endpoints turn every exception into HTTP 400, so errors are
+returned in the body. `status` has its HTTP meaning:
 
-    400  the request, an input, a parameter or a context is not of the form above; an image is a URL or no base64
-    413  more of something than the limits below allow. Some hold for all inputs of a request together: those that fit
-         are answered, the first ones first, and each of the others stands as an error: send it in another request
-    415  an image is none of JPEG, PNG, GIF, WebP, BMP and TIFF
-    422  an image is of these, and cannot be read: it is damaged or truncated. Whoever sends an image counts on its
-         being seen, so this is an error, and no silent answer for the post alone; a blank image is none
-    500  it is the server's fault, or the model's, whose numbers are not finite
-    501  the model needs the context of an image, and names no way to make one that runs here: send a context
+    400  the request, an input, a parameter or a context is malformed; an image is a URL or is not base64
+    413  a limit below is exceeded. Some limits apply to all inputs of a request together: inputs are answered in order
+         as long as they fit, and each of the others returns this error: send it in another request
+    415  an image is not a JPEG, PNG, GIF, WebP, BMP or TIFF
+    422  an image has one of these formats but cannot be read: it is damaged or truncated. The sender expects the image
+         to be used, so this is an error rather than a silent result for the post alone; a blank image is not an error
+    500  the server failed, or the model produced values that are not finite
+    501  the model needs the context of an image and has no aligners that can run here: send a context
 
-Nothing is fetched, and no file is read but the model's own: an image comes in the request or not at all. No post, no
-context and no image is logged.
+Nothing is downloaded, and no file is read except the model's own: images must be sent in the request. Posts, contexts
+and images are never logged.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ PARAMETERS = {
 
 
 class Limits(NamedTuple):
-    """What a request may hold at most. The environment variable named beside each overrides it."""
+    """Upper limits of a request. The environment variable next to each limit overrides it."""
 
     inputs: int = 128  # ITA_MAX_INPUTS
     characters: int = 10_000  # ITA_MAX_CHARACTERS, of a post, and of its context as JSON
@@ -85,18 +85,18 @@ class Limits(NamedTuple):
     image_pixels: int = 25_000_000  # ITA_MAX_IMAGE_PIXELS, width × height; the model's own reader has a limit too
     # of all inputs together:
     total_characters: int = 200_000  # ITA_MAX_TOTAL_CHARACTERS, of posts and contexts; a word's end counts as one
-    tokens: int = 16_384  # ITA_MAX_TOKENS, that the encoder reads; those in the overlap of two windows count twice
+    tokens: int = 16_384  # ITA_MAX_TOKENS, of the encoder's input; tokens in the overlap of two windows count twice
     images: int = 16  # ITA_MAX_IMAGES
     total_image_bytes: int = 32 * 2**20  # ITA_MAX_TOTAL_IMAGE_BYTES
     total_image_pixels: int = 64_000_000  # ITA_MAX_TOTAL_IMAGE_PIXELS
-    image_seconds: int = 6  # ITA_MAX_IMAGE_SECONDS, that images are looked at; the one in work is finished
+    image_seconds: int = 6  # ITA_MAX_IMAGE_SECONDS, spent on images; an image in progress is finished
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """The limits, overridden where the environment says so.
+        """The default limits, overridden by environment variables.
 
         Raises:
-            ValueError: a variable is no positive integer.
+            ValueError: a variable is not a positive integer.
         """
         given = {name: os.environ.get(f"ITA_MAX_{name.upper()}") for name in cls._fields}
         for name, value in given.items():
@@ -106,7 +106,7 @@ class Limits(NamedTuple):
 
 
 class _Refused(Exception):
-    """A request, or an input of it, that is not answered."""
+    """A request, or one of its inputs, that is answered with an error."""
 
     def __init__(self, status: int, message: str) -> None:
         message = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", _without_halves(message))
@@ -118,14 +118,14 @@ class _Refused(Exception):
 
 
 class _Spent:
-    """What the inputs of a request have taken of the limits that they share."""
+    """How much of the shared limits the inputs of a request have used so far."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits._asdict()
         self._taken: Counter[str] = Counter()
 
     def take(self, **amounts: int) -> None:
-        """Refuses an input that takes more than there is left of a limit; it takes nothing then."""
+        """Counts an input's amounts; refuses the input, and counts nothing, if a limit would be exceeded."""
         for name, amount in amounts.items():
             total, limit = self._taken[name] + amount, self._limits[name]
             if total > limit:
@@ -137,18 +137,18 @@ class _Spent:
 
 
 class EndpointHandler:
-    """Answers requests with the model of one folder, see the module's own text.
+    """Answers requests with the model in one folder; the module docstring describes requests and responses.
 
     Args:
-        path: the folder; default: the one in which this file lies.
+        path: the model's folder. Default: the folder of this file.
 
     Attributes:
         pipe: the pipeline.
         limits: the size limits, from the environment.
 
     Raises:
-        ValueError: an environment variable is no limit.
-        OSError: there is no model in the folder.
+        ValueError: an environment variable is not a valid limit.
+        OSError: the folder holds no model.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -163,7 +163,7 @@ class EndpointHandler:
         self._turn = threading.Lock()  # endpoints call from several threads, and the model is one
 
     def __call__(self, data: Mapping[str, Any]) -> Any:
-        """The answer to one request, as JSON values; see the module's own text."""
+        """The response to one request, as JSON values; see the module docstring."""
         try:
             inputs, parameters = self._request(data)
             split = parameters.get("is_split_into_words", False)
@@ -276,7 +276,7 @@ class EndpointHandler:
             raise _Refused(413, f"{name} has {characters:,} characters (expected at most {self.limits.characters:,})")
 
     def _image(self, image: Any) -> tuple[bytes, int]:
-        """The bytes of an image's file, if they are few enough and of a known format, and how many pixels it has."""
+        """The bytes of an image file and its number of pixels, after checking its size and format."""
         if not isinstance(image, str):
             raise _Refused(400, "the image is not a string (expected the file in base64)")
         encoded = image
@@ -285,14 +285,14 @@ class EndpointHandler:
             if not head.endswith(";base64"):
                 raise _Refused(400, "the image is a data: URI without base64 (expected data:image/png;base64,…)")
         elif re.match(r"[a-zA-Z][\w+.-]*:", image):
-            raise _Refused(400, "the image is a URL, and nothing is fetched: send the file itself, in base64")
+            raise _Refused(400, "the image is a URL, and URLs are not downloaded: send the file itself, in base64")
         too_large = f"the image has more than {self.limits.image_bytes:,} bytes"
         if len(encoded) > self.limits.image_bytes * 3 // 2 + 4:  # with line breaks
             raise _Refused(413, too_large)
         try:
             content = base64.b64decode("".join(encoded.split()), validate=True)
         except (binascii.Error, ValueError):
-            raise _Refused(400, "the image is not base64 (a path is not read: send the file itself)") from None
+            raise _Refused(400, "the image is not base64 (paths are not read: send the file itself)") from None
         if len(content) > self.limits.image_bytes:
             raise _Refused(413, too_large)
         return content, self._pixels(content)
@@ -302,7 +302,7 @@ class EndpointHandler:
             with Image.open(BytesIO(content), formats=FORMATS) as picture:
                 width, height = picture.size
         except UnidentifiedImageError:
-            raise _Refused(415, f"the image is none of {', '.join(FORMATS)}") from None
+            raise _Refused(415, f"the image format is not supported (expected {', '.join(FORMATS)})") from None
         except Image.DecompressionBombError:
             raise _Refused(413, f"the image has more than {self.limits.image_pixels:,} pixels") from None
         except Exception as error:  # a damaged header raises whatever it likes
@@ -332,7 +332,7 @@ class EndpointHandler:
                 raise _Refused(501, f'this model cannot read images: send a "context" instead ({error})') from None
             if self._sees_images:
                 return [None] * len(images)
-            raise _Refused(501, 'this model names no way to read images: send a "context" instead') from None
+            raise _Refused(501, 'this model has no aligners to read images: send a "context" instead') from None
         examined = builder.align([builder.examine(image) for image in images])
         return [
             _Refused(422, f"the image cannot be read: {image.detail}")
@@ -377,7 +377,7 @@ def _as_json(context: Mapping[str, Any]) -> str:
         return _without_halves(json.dumps(context, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
         raise _Refused(
-            400, "the context is not made of JSON values, nests too deeply, or holds a number that is none"
+            400, "the context holds a value that is not JSON, is nested too deeply, or holds NaN or infinity"
         ) from None
 
 

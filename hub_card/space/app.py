@@ -1,7 +1,7 @@
-"""The Space: one page on which a post is labelled alone and with its image, and what is said of that can be changed.
+"""The Space: a web page that labels a post alone and with its image, and lets you edit the image's context.
 
-A plain script that stands alone: `python app.py --model FOLDER_OR_NAME`. Without `--model` it takes the model that
-`model.json` beside it names.
+A standalone script: `python app.py --model FOLDER_OR_NAME`. Without `--model` it uses the model named in `model.json`
+in the same folder.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SAME_SCORE = 0.005  # scores are shown with two digits
 
 KIND_NAMES = {"object_tags": "Object tags", "captions": "Captions", "ocr": "Text in the image"}
 UNSEEN = {
-    "missing": "The image is no longer here: add it once more.",
-    "unreadable": "The image cannot be read: its file is damaged, too large, or no JPEG, PNG, WebP, GIF, BMP or TIFF.",
-    "blank": "There is nothing to see in the image: it is of one colour, or too small.",
+    "missing": "The image is no longer available: please add it again.",
+    "unreadable": "The image cannot be read: it is damaged, too large, or not a JPEG, PNG, WebP, GIF, BMP or TIFF.",
+    "blank": "The image is blank: it has only one colour, or is too small.",
 }
 TYPE_NAMES = {"PER": "a person", "LOC": "a place", "ORG": "an organisation", "MISC": "a name of another kind"}
 TYPE_COLOURS = {"PER": "#2563eb", "LOC": "#047857", "ORG": "#c2410c", "MISC": "#9333ea"}
@@ -53,7 +53,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Refused(ValueError):
-    """An input that the page does not take; the message is written for the reader of the page."""
+    """An input that the page does not accept; the message is shown on the page."""
 
 
 class Labelled(NamedTuple):
@@ -62,9 +62,9 @@ class Labelled(NamedTuple):
     Attributes:
         post: the post.
         alone: its entities without the image (the view T), as the pipeline returns them.
-        together: its entities with the image, or what is said of it (the view I+T); None if there is neither.
-        context: what is said of the image, strings by kind, and their provenance; None if nothing is.
-        notice: why an image that was given is not seen, or nothing said of it; empty otherwise.
+        together: its entities with the image or its context (the view I+T); None if there is neither.
+        context: the image's context: strings by kind, and their provenance; None if there is none.
+        notice: why an image is not used, or has no context; empty otherwise.
     """
 
     post: str
@@ -75,7 +75,7 @@ class Labelled(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What the image changed of one entity: `before` stands in the view T, `after` in the view I+T."""
+    """How the image changed one entity: `before` is the entity in the view T, `after` that in the view I+T."""
 
     what: Literal["new", "gone", "other type", "other words", "score", "same"]
     before: Entity | None
@@ -83,12 +83,12 @@ class Change(NamedTuple):
 
 
 def on_gpu(function: Function) -> Function:
-    """The function, run on a borrowed GPU where the package `spaces` is there (ZeroGPU), else as it is."""
+    """The function, run on a ZeroGPU if the package `spaces` is installed; otherwise unchanged."""
     return function if spaces is None else spaces.GPU(function)
 
 
 def model_of(folder: Path = HERE) -> tuple[str, str | None]:
-    """The model and the revision that a Space's folder names in `model.json`.
+    """The model and the revision in the `model.json` of a Space's folder.
 
     Raises:
         ValueError: the file is missing or names no model; the message says what to do.
@@ -108,8 +108,8 @@ def load(model: str, revision: str | None = None) -> Any:
     """The pipeline of a model, with the code that comes with it.
 
     Raises:
-        OSError: the model cannot be had.
-        ValueError: it cannot be loaded, or is none that takes visual contexts.
+        OSError: the model cannot be found or downloaded.
+        ValueError: the model cannot be loaded, or does not take visual contexts.
     """
     try:
         pipe: Any = pipeline("token-classification", model=model, revision=revision, trust_remote_code=True)
@@ -124,41 +124,41 @@ def load(model: str, revision: str | None = None) -> Any:
             for aligner in pipe.context_builder.aligners.values():
                 getattr(aligner, "checkpoint", None)
         except (ImportError, OSError, ValueError):
-            logger.exception("what reads images cannot be loaded; the page will say so")
+            logger.exception("the aligners cannot be loaded; the page will say so")
     return pipe
 
 
 def check(post: str | None, said: Sequence[str] = ()) -> None:
-    """Refuses a post, or what is said of its image, that cannot be labelled here.
+    """Refuses a post or context that cannot be labelled here.
 
     Raises:
-        Refused: there is no word in the post, or one of them is too long.
+        Refused: the post is empty, or the post or the context is too long.
     """
     if not post or not post.strip():
         raise Refused("The post is empty. Write a few words, or choose an example.")
     for name, length in (("The post", len(post)), ("The text about the image", sum(map(len, said)))):
         if length > MAX_CHARACTERS:
-            raise Refused(f"{name} has {length:,} characters; this page takes up to {MAX_CHARACTERS:,}.")
+            raise Refused(f"{name} has {length:,} characters; the limit is {MAX_CHARACTERS:,}.")
 
 
 def readable(text: Any) -> str:
-    """A text of the page as a model, JSON and HTML can take it; nothing given is an empty one.
+    """A text from the page, made safe for the model, JSON and HTML; None becomes the empty string.
 
-    Surrogates that make a pair are joined; what is left of them, and control characters, become U+FFFD.
+    Surrogate pairs are joined; unpaired surrogates and control characters become U+FFFD.
 
     Raises:
-        Refused: it is no text.
+        Refused: it is not a string.
     """
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise Refused("This page takes text only.")
+        raise Refused("This page accepts text only.")
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", joined)
 
 
 def in_one_line(error: BaseException, most: int = 600) -> str:
-    """What an error says, for a terminal; of a quoted traceback, its last line."""
+    """An error's message on one line, for a terminal; of a quoted traceback, only the last line."""
     said = str(error)
     quoted = re.findall(r"^[\w.]*Error: .*", said, re.MULTILINE) if "Traceback (most recent" in said else []
     line = " ".join(readable(quoted[-1] if quoted else said).split())
@@ -166,7 +166,7 @@ def in_one_line(error: BaseException, most: int = 600) -> str:
 
 
 def looks(pipe: Any) -> bool:
-    """Whether the model looks at images itself, and not only at what is said of them."""
+    """Whether the model reads images itself, and not only their context."""
     # Checkpoints of version 0.1 bring code that has no `sees_images`.
     return getattr(pipe.model, "sees_images", getattr(pipe.model, "vision", None) is not None)
 
@@ -177,25 +177,25 @@ def kinds_of(pipe: Any) -> list[str]:
 
 
 def why_unseen(pipe: Any, image: str | Path) -> str:
-    """Why a model that looks at images sees nothing in this one, written for the page; empty if it does."""
+    """Why a model that reads images cannot use this one, as a text for the page; empty if it can."""
     counts: Counter[str] = Counter()
     pipe.processor.image_tensors([str(image)], counts)
     return next((notice for state, notice in UNSEEN.items() if counts[f"{state}_images"]), "")
 
 
 def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str]:
-    """What the model's aligners say of an image's file: a context, or None and the reason, written for the page.
+    """The context that the model's aligners build for an image file, or None and the reason as a text for the page.
 
-    A model that looks at the image needs no reason why it names no aligners.
+    A model that reads images itself gives no reason if it has no aligners.
     """
     if not kinds_of(pipe):
-        return None, "" if looks(pipe) else "This model makes no use of an image: it reads the post alone."
+        return None, "" if looks(pipe) else "This model does not use images: it reads only the post."
     try:
         builder = pipe.context_builder
     except (ImportError, ValueError) as error:
         if pipe.processor.context_builder:
             return None, f"The image was not put into words: {error}"
-        no_way = "This model names no way to read images. Write what the image shows into the boxes below."
+        no_way = "This model has no aligners to read images. Describe the image in the boxes below."
         return None, "" if looks(pipe) else no_way
     try:
         examined = builder.examine(str(image))
@@ -208,21 +208,21 @@ def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str
         return None, UNSEEN[examined.state]
     context = examined.context(pipe.processor.context_kinds)
     if not context:
-        return None, "Nothing was found in the image that could be put into words."
+        return None, "No context was found in the image."
     return context.to_dict(), ""
 
 
 def label(
     pipe: Any, post: str, image: str | Path | None = None, context: Mapping[str, Sequence[str]] | None = None
 ) -> Labelled:
-    """Labels a post alone and, if there is anything to see, with its image and what is said of that.
+    """Labels a post alone and, if it has a usable image or context, together with these.
 
     Args:
         pipe: the pipeline, see `load`.
         post: the post.
-        image: the file of its image, put into words if no context is given. A model that looks at images sees it in
-            either case.
-        context: what is said of the image: strings by kind, `{"captions": ["a dog"]}`. No aligner is asked then.
+        image: its image file. The aligners build its context if none is given. A model that reads images uses the
+            image in either case.
+        context: the image's context: strings by kind, `{"captions": ["a dog"]}`. The aligners are not used then.
     """
     notice = ""
     seen: dict[str, Any] = {}
@@ -241,7 +241,7 @@ def label(
 
 
 def changes(alone: Sequence[Entity], together: Sequence[Entity]) -> list[Change]:
-    """What became of every entity of the view T in the view I+T, and what is new there, in the post's order."""
+    """How each entity of the view T changed in the view I+T, and which entities are new, in the post's order."""
     found = []
     left = list(together)
     for before in alone:
@@ -271,15 +271,15 @@ def in_words(change: Change) -> str:
         entity = after or before or {}
         if change.what == "new":
             return f"{_quoted(entity)} is <b>new</b>: {_named(entity)}, found only with the image."
-        return f"{_quoted(entity)} is <b>gone</b>: alone it was {_named(entity)}."
+        return f"{_quoted(entity)} is <b>gone</b>: without the image it was {_named(entity)}."
     if change.what == "other words":
         return f"{_quoted(before)}, {_named(before)}, <b>becomes</b> {_quoted(after)}, {_named(after)}."
     if change.what == "other type":
-        return f"{_quoted(after)} is <b>{_named(after)}</b> with the image; alone it was {_named(before)}."
+        return f"{_quoted(after)} is <b>{_named(after)}</b> with the image; without it, it was {_named(before)}."
     if change.what == "same":
         return f"{_quoted(after)} stays {_named(after)}, with the same score."
-    way = "surer" if after["score"] > before["score"] else "less sure"
-    return f"{_quoted(after)} stays {_named(after)}; the model is <b>{way}</b> of it."
+    way = "more confident" if after["score"] > before["score"] else "less confident"
+    return f"{_quoted(after)} stays {_named(after)}; the model is <b>{way}</b>."
 
 
 def _quoted(entity: Mapping[str, Any]) -> str:
@@ -295,12 +295,12 @@ def as_html(labelled: Labelled, colours: Mapping[str, str]) -> str:
     """What the image changed, in words and as a table of scores."""
     notice = f'<p class="notice">{escape(labelled.notice)}</p>' if labelled.notice else ""
     if labelled.together is None:
-        advice = "" if notice else "<p>Add an image: what it changes is told here.</p>"
+        advice = "" if notice else "<p>Add an image to see what it changes.</p>"
         compared = [Change("gone", entity, None) for entity in labelled.alone]
         return notice + advice + _table(compared, colours, ["Post alone"])
     compared = changes(labelled.alone, labelled.together)
     if not compared:
-        return notice + "<p>There is no entity in this post, neither alone nor with the image.</p>"
+        return notice + "<p>No entities were found in this post, with or without the image.</p>"
     sentences = "".join(f'<li data-change="{change.what}">{in_words(change)}</li>' for change in compared)
     table = _table(compared, colours, ["Post alone", "With the image"])
     return f'{notice}<ul class="sentences">{sentences}</ul>{table}'
@@ -308,7 +308,7 @@ def as_html(labelled: Labelled, colours: Mapping[str, str]) -> str:
 
 def _table(compared: Sequence[Change], colours: Mapping[str, str], views: Sequence[str]) -> str:
     if not compared:
-        return "<p>There is no entity in the post alone.</p>"
+        return "<p>No entities were found in the post alone.</p>"
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Words", *views))
     rows = []
     for change in compared:
@@ -337,7 +337,7 @@ def type_colours(labels: Sequence[str]) -> dict[str, str]:
 
 
 def in_words_only(function: Function) -> Function:
-    """The function, of whose faults the page says that there was one, and the log, without the post, where."""
+    """The function, with its exceptions reported on the page in general terms, and logged without the post."""
 
     @wraps(function)
     def guarded(*given: Any) -> Any:
@@ -348,15 +348,17 @@ def in_words_only(function: Function) -> Function:
         except Exception as error:
             trace = "".join(traceback.format_tb(error.__traceback__))
             logger.error("a post was not labelled: %s\n%s", type(error).__name__, trace)
-            raise gr.Error("This could not be labelled: the page has a fault.", print_exception=False) from None
+            raise gr.Error(
+                "The post could not be labelled: an internal error occurred.", print_exception=False
+            ) from None
 
     return guarded  # type: ignore[return-value]
 
 
 def image_file(**settings: Any) -> gr.Image:
-    """An image component that hands on the uploaded file as it is, also if it is damaged.
+    """An image component that passes on the uploaded file unchanged, even if it is damaged.
 
-    The model or its aligners open it, and the page goes on without it; Gradio would refuse the whole call.
+    The model or its aligners open it; if they cannot, the page continues without it. Gradio would refuse the call.
     """
     image = gr.Image(type="filepath", **settings)
     decoded = image.preprocess
@@ -378,10 +380,9 @@ def image_file(**settings: Any) -> gr.Image:
 def build_page(pipe: Any, model: str = "") -> gr.Blocks:
     """The page for a pipeline.
 
-    Its interface for programs has `/label` (post, image) and `/relabel` (post, the image if the model looks at images,
-    and for each kind of context that the model takes one string, with a line for each of its strings). `/label` takes
-    those strings too, and is `/relabel` if nothing is read off an image: without one, or where a model that looks
-    names no aligners.
+    Its API has `/label` (post, image) and `/relabel` (post, the image if the model reads images, and one string per
+    kind of context that the model takes, with one context string per line). `/label` takes those strings too. It acts
+    as `/relabel` if no context is built: there is no image, or a model that reads images has no aligners.
 
     Args:
         pipe: the pipeline, see `load`.
@@ -523,14 +524,18 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
 
 
 def about_context(pipe: Any) -> str:
-    """What the boxes below the views are, as HTML."""
+    """The explanation above the context boxes, as HTML."""
     if not hasattr(pipe.processor, "object_labels"):
         return CONTEXT
-    what = "The model looks at the image itself, and takes these beside it"
+    what = "The model reads the image itself and uses these objects in addition"
     if looks(pipe):
-        then = "" if pipe.processor.context_builder else "; this model finds none itself, so write what you see"
+        then = (
+            ""
+            if pipe.processor.context_builder
+            else "; this model does not detect objects itself, so write what you see"
+        )
     else:
-        what, then = "These are all that the model sees of it", "; the image is not read again"
+        what, then = "These are all that the model knows about it", "; the image is not read again"
     classes = escape(", ".join(pipe.processor.object_labels))
     return OBJECTS.format(what=what, most=pipe.processor.num_objects, then=then, classes=classes)
 
@@ -548,7 +553,7 @@ def _examples() -> list[dict[str, str]]:
 HEADER = """
 <h1>The picture decides</h1>
 <p>“Alexandria” is a dentist on a name plate, a film on a poster, a city on a map. This model finds the people, places
-and organisations in a post, once by its words alone and once with its image.</p>
+and organisations in a post, first from its words alone and then with its image.</p>
 """
 
 # Below the form on a phone.
@@ -559,26 +564,26 @@ SHOW_VIEWS = """() => {
 
 CONTEXT = """
 <h2>What the image says</h2>
-<p>This is all that the model sees of it, one string a line. Change it, and the names change; the image is not read
-again.</p>
+<p>This is all that the model knows about it, one string per line. Edit it and the post is labelled again; the image is
+not read again.</p>
 """
 
 OBJECTS = """
 <h2>Objects in the image</h2>
-<p>{what}: up to {most}, one a line, the surest first. Change them, and the names change{then}.</p>
-<details><summary>The classes that it knows; any other word changes nothing</summary><p>{classes}</p></details>
+<p>{what}: up to {most}, one per line, the most confident first. Edit them and the post is labelled again{then}.</p>
+<details><summary>Known classes; any other word has no effect</summary><p>{classes}</p></details>
 """
 
-EMPTY = "<p>Write a post and add its image, or choose an example: what the image changes is told here.</p>"
+EMPTY = "<p>Write a post and add its image, or choose an example, to see what the image changes.</p>"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves the page until it is stopped."""
-    parser = argparse.ArgumentParser(description="A page on which posts are labelled alone and with their images.")
-    parser.add_argument("--model", help=f"a folder, or a name on the Hub (default: what {MODEL_FILE} names)")
+    parser = argparse.ArgumentParser(description="Serves a page that labels posts alone and with their images.")
+    parser.add_argument("--model", help=f"model folder, or name on the Hub (default: the model in {MODEL_FILE})")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument("--host", help="address to serve at (default: this machine only)")
-    parser.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
+    parser.add_argument("--host", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     given = parser.parse_args(arguments)
     try:
         model, revision = (given.model, given.revision) if given.model else model_of()

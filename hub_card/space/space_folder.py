@@ -1,4 +1,4 @@
-"""A folder that is a Space: the page for one model, with all that it needs."""
+"""Writes a Space as a folder: the page for one model, with everything it needs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SHORT_DESCRIPTION = "Names in posts, read with the picture"  # the Hub takes 60 
 
 COMMANDS = """\
 pip install "gradio=={gradio}" -r requirements.txt
-python app.py                       # the model that model.json names
-python app.py --model my/folder     # any other that was made by this project
+python app.py                       # the model named in model.json
+python app.py --model my/folder     # any other model of this project
 """
 _OPTIONAL = ("packages.txt", "__pycache__")
 
@@ -41,23 +41,23 @@ def write_space(
     title: str = TITLE,
     processor_config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a folder that is ready to be uploaded as a Space, or to be run: `python FOLDER/app.py`.
+    """Writes a folder that can be uploaded as a Space, or run locally: `python FOLDER/app.py`.
 
     Args:
         model_id: the model's name on the Hub, `owner/name`; or an exported folder, for a page on this machine only.
         folder: where to write: a new or empty folder, or an earlier Space, whose files are replaced.
-        revision: branch, tag or commit of the model; None is its main branch, whatever that will be.
+        revision: branch, tag or commit of the model. Default: its main branch, followed as it changes.
         title: the Space's title.
-        processor_config: what the model's `processor_config.json` holds, for the packages that read images, and for
-            whether it is made to look at them itself; None: it is read from the folder, or fetched from the Hub.
+        processor_config: the content of the model's `processor_config.json`: it tells which packages read images, and
+            whether the model reads them itself. Default: read from the folder, or downloaded from the Hub.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: there is no such folder, and the name is not of the form `owner/name`.
-        FileExistsError: the folder holds something else.
-        OSError: `processor_config` is not given and cannot be fetched.
+        ValueError: `model_id` is neither a folder nor of the form `owner/name`.
+        FileExistsError: the folder holds other files.
+        OSError: `processor_config` is not given and cannot be downloaded.
     """
     is_local = Path(model_id).is_dir()
     if is_local:

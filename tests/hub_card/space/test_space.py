@@ -97,9 +97,9 @@ def test_a_context_spares_the_image(reading_pipe: ItaPipeline) -> None:
     [
         (b"no image at all", "cannot be read"),
         (b"\x89PNG\r\n\x1a\n", "cannot be read"),
-        ((64, 64), "Nothing was found"),
-        ((8, 8), "nothing to see"),
-        (None, "no longer here"),
+        ((64, 64), "No context was found"),
+        ((8, 8), "is blank"),
+        (None, "no longer available"),
     ],
 )
 def test_an_image_that_says_nothing_costs_the_image_and_not_the_post(
@@ -117,7 +117,7 @@ def test_an_image_that_says_nothing_costs_the_image_and_not_the_post(
 
 
 def test_what_is_missing_to_read_images_is_said(pipe: ItaPipeline, reading_pipe: ItaPipeline, image: Path) -> None:
-    assert "names no way to read images" in app.label(pipe, POST, image).notice
+    assert "has no aligners to read images" in app.label(pipe, POST, image).notice
 
     def not_installed(images: list[Image.Image]) -> list[list[str]]:
         raise ImportError("rapidocr is not installed: pip install rapidocr")
@@ -136,7 +136,7 @@ def test_an_empty_post_is_refused(post: str | None) -> None:
 
 def test_what_is_too_long_is_refused() -> None:
     app.check("a" * 5000, ["b" * 2500] * 2)
-    with pytest.raises(app.Refused, match=r"The post has 5,001 characters; this page takes up to 5,000"):
+    with pytest.raises(app.Refused, match=r"The post has 5,001 characters; the limit is 5,000"):
         app.check("a" * 5001)
     with pytest.raises(app.Refused, match="The text about the image has 5,001"):
         app.check("a", ["b" * 2500, "c" * 2501])
@@ -176,7 +176,7 @@ def test_a_model_that_looks_gets_the_image_with_and_without_objects(looking_pipe
 
 @pytest.mark.parametrize(
     ("content", "notice"),
-    [(b"\x89PNG\r\n\x1a\n", "cannot be read"), ((8, 8), "nothing to see"), (None, "no longer here")],
+    [(b"\x89PNG\r\n\x1a\n", "cannot be read"), ((8, 8), "is blank"), (None, "no longer available")],
 )
 def test_an_image_that_a_looking_model_cannot_see_is_told(
     looking_pipe: ItaPipeline, tmp_path: Path, content: Any, notice: str
@@ -206,7 +206,7 @@ def test_objects_that_are_found_stand_beside_the_image(tiny_encoder: str, image:
         raise ImportError("a detector is not installed")
 
     for objects, notice in (
-        (lambda images: [[]] * len(images), "Nothing was found"),
+        (lambda images: [[]] * len(images), "No context was found"),
         (not_installed, "not installed"),
     ):
         pipe.context_builder = VisualContextBuilder(object_tags=objects)
@@ -218,7 +218,11 @@ def test_objects_that_are_found_stand_beside_the_image(tiny_encoder: str, image:
 
 @pytest.mark.parametrize(
     ("fusion", "kinds", "notice"),
-    [("regions", [], ""), ("objects", ["object_tags"], "names no way to read images"), ("none", [], "makes no use")],
+    [
+        ("regions", [], ""),
+        ("objects", ["object_tags"], "has no aligners to read images"),
+        ("none", [], "does not use images"),
+    ],
 )
 def test_the_page_offers_what_the_model_takes(
     tiny_encoder: str, image: Path, fusion: str, kinds: list[str], notice: str
@@ -237,19 +241,21 @@ def test_what_is_written_above_the_boxes_is_true(
     looking_pipe: ItaPipeline, pipe: ItaPipeline, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert app.about_context(pipe) == app.CONTEXT
-    assert "finds none itself" in app.about_context(looking_pipe) and "car, dog" in app.about_context(looking_pipe)
+    assert "does not detect objects itself" in app.about_context(looking_pipe) and "car, dog" in app.about_context(
+        looking_pipe
+    )
     monkeypatch.setattr(looking_pipe.processor, "context_builder", {"object_tags": {"model": "some/detector"}})
-    assert "finds none itself" not in app.about_context(looking_pipe)
-    assert "looks at the image itself" in app.about_context(looking_pipe)
+    assert "does not detect objects itself" not in app.about_context(looking_pipe)
+    assert "reads the image itself" in app.about_context(looking_pipe)
     blind = app.about_context(mgcmt(tiny_encoder, visual_fusion="objects"))
-    assert "looks at the image" not in blind and "all that the model sees" in blind
+    assert "reads the image itself" not in blind and "all that the model knows about it" in blind
 
 
 def test_a_space_for_a_model_that_looks(looking_pipe: ItaPipeline, tmp_path: Path) -> None:
     looking_pipe.processor.save_pretrained(tmp_path / "model")
     main(["space", str(tmp_path / "model"), str(tmp_path / "space")])
     readme = " ".join((tmp_path / "space" / "README.md").read_text(encoding="utf-8").split())
-    assert "takes objects beside the picture itself" in readme and "what it was read as" not in readme
+    assert "also takes the objects in the picture" in readme and "in place of the picture" not in readme
     assert "`/relabel` a post, its image and the objects in it;" in readme
 
 
@@ -276,8 +282,8 @@ def test_every_change_is_told_in_words() -> None:
     told = [app.in_words(change) for change in found]
     assert "“Suns”" in told[0] and "“Phoenix Suns”" in told[0]
     assert "with the same score" in told[1]
-    assert told[2] == "“Paris” is <b>a person (PER)</b> with the image; alone it was a place (LOC)."
-    assert "less sure" in told[3]
+    assert told[2] == "“Paris” is <b>a person (PER)</b> with the image; without it, it was a place (LOC)."
+    assert "less confident" in told[3]
     assert "gone" in told[4] and "a place (LOC)" in told[4]
     assert "new" in told[5] and "TEAM" in told[5]
 
@@ -537,7 +543,7 @@ def test_the_page_has_messages_for_bad_input(address: str) -> None:
         address, "label", [POST, upload(address, b"no image"), "", "", ""]
     )
     assert event == "complete" and together is None and result["alone"]
-    assert "names no way to read images" in changed
+    assert "has no aligners to read images" in changed
 
 
 def test_what_is_no_text_and_no_image_is_answered_in_words(address: str) -> None:
@@ -553,7 +559,7 @@ def test_a_fault_is_told_without_the_post(caplog: pytest.LogCaptureFixture) -> N
     def faulty(post: str) -> None:
         raise KeyError(post)
 
-    with pytest.raises(app.gr.Error, match="the page has a fault") as told:
+    with pytest.raises(app.gr.Error, match="an internal error occurred") as told:
         app.in_words_only(faulty)("my secret")
     assert "my secret" not in str(told.value) + caplog.text and "KeyError" in caplog.text
 
