@@ -56,7 +56,7 @@ checks: $(INSTALLED)  ## lint, format, types
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## the documentation as HTML in docs/_build, offline; a warning is an error
-	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --builder html docs docs/_build
 
 clean:  ## remove what was installed and made
 	rm -rf .venv outputs build docs/_build *.egg-info

@@ -1,4 +1,4 @@
-"""What an aligner is, and a name → an aligner; and sets of aligners that go together."""
+"""The aligner protocol, aligners by name, and profiles of aligners that work well together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .visual_context import OBJECT_TAGS, OCR
 logger = logging.getLogger(__name__)
 
 MAX_STRING = 10_000  # characters
-ROUNDING = 0.01  # by which a score may lie outside [0, 1], as half precision makes it
+ROUNDING = 0.01  # tolerance for scores outside [0, 1], which half precision produces
 PACKAGES: dict[str, type[RapidOcr] | type[EasyOcr] | type[Tesseract]] = {
     engine.name: engine for engine in (RapidOcr, EasyOcr, Tesseract)
 }
@@ -38,13 +38,13 @@ _RECIPE_KEYS = {*Recipe._fields}
 OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # module:name
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # A few seconds an image on two cores.
+    # A few seconds per image on two cores.
     "cpu": {
         "object_tags": {"model": "PekingU/rtdetr_v2_r18vd"},
         "captions": {"model": "Salesforce/blip-image-captioning-base"},
         "ocr": {"model": "rapidocr"},
     },
-    # Objects of 365 classes with their attributes, five captions, as ITA has them.
+    # Objects of 365 classes with attributes, and five captions, as in ITA.
     "gpu": {
         "object_tags": {
             "model": "ustc-community/dfine-xlarge-obj365",
@@ -53,7 +53,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "captions": {"model": "Salesforce/blip-image-captioning-large", "settings": {"dtype": "float16"}},
         "ocr": {"model": "easyocr"},
     },
-    # One model reads all three.
+    # One model for all three kinds.
     "florence2": {
         "object_tags": {
             "model": "florence-community/Florence-2-base",
@@ -63,16 +63,16 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ocr": {"model": "florence2"},
     },
 }
-"""Sets of aligners that go together, by kind, as `VisualContextBuilder` takes them."""
+"""Named sets of aligners, by kind, in the form that `VisualContextBuilder` takes."""
 
 Scored: TypeAlias = list[tuple[str, float]]
 
 
 class Aligner(Protocol):
-    """What turns images into strings. Any object with these two members is one; its place names the kind it makes.
+    """Turns images into strings. Any object with these two members is an aligner; its keyword names the kind.
 
-    `identity` holds `model`, `revision` and `settings` (JSON values): all that decides about the strings, and nothing
-    else, so that equal identities give equal strings for equal images.
+    `identity` holds `model`, `revision` and `settings` (JSON values): everything that affects the strings, and nothing
+    else. Aligners with equal identities must return equal strings for equal images.
     """
 
     @property
@@ -81,23 +81,22 @@ class Aligner(Protocol):
         ...
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its strings with scores in [0, 1], best or first one first."""
+        """For each RGB image, its strings with scores in [0, 1], ordered by confidence or position."""
         ...
 
 
 class FunctionAligner:
-    """A function from a list of RGB images to the strings of each, as an aligner.
+    """An aligner made from a function that takes a list of RGB images.
 
-    For an image the function gives a list of strings or of `(string, score)`, one string, or None.
+    For each image, the function returns a list of strings or of `(string, score)` pairs, one string, or None.
 
-    A plain function's source stands for the revision: a changed function is another aligner. What else its strings
-    may depend on (closures, partial functions, objects that can be called) is nowhere written down, so such a one has
-    a new revision every time, and nothing that it said before is taken from a store; give it an `identity` to change
-    that.
+    The revision of a plain function is a hash of its source: if the function changes, it is another aligner. Closures,
+    partial functions and callable objects depend on state that the source does not show. They get a new revision every
+    time, so their earlier strings are never read from a store. Give them an `identity` to change that.
 
     Args:
         function: the function.
-        settings: keyword arguments with which it is called.
+        settings: keyword arguments passed to it.
     """
 
     def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None) -> None:
@@ -116,16 +115,16 @@ class FunctionAligner:
         return {"model": model, "revision": self.revision, "settings": self.settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> Any:
-        """What the function gives for the images."""
+        """Calls the function on the images."""
         return self.function(images, **self.settings)
 
 
 def make_aligner(kind: str, aligner: Any, device: Any = None) -> Any:
-    """The aligner of a kind, from all that `VisualContextBuilder` takes.
+    """Creates the aligner of a kind from any form that `VisualContextBuilder` takes.
 
     Raises:
-        ValueError: the name, a key or a setting is unknown, or a setting is not what may be given.
-        ImportError: a module of the user's own cannot be imported, or lacks the name.
+        ValueError: the name, a key or a setting is unknown, or a setting is out of range.
+        ImportError: a custom module cannot be imported, or does not define the name.
     """
     if aligner is None:
         return None
@@ -144,18 +143,18 @@ def make_aligner(kind: str, aligner: Any, device: Any = None) -> Any:
 
 
 def saved_aligner(kind: str, recipe: Recipe, device: Any) -> Any:
-    """An aligner as a checkpoint names it, which may be a stranger's: it can give no more than what is saved.
+    """Creates an aligner that a checkpoint names. The checkpoint may be untrusted, so only saved settings are allowed.
 
     Raises:
-        ValueError: it is code of someone's own, or has a setting that is not saved, or not what may be given.
+        ValueError: the aligner is custom code, or one of its settings is unknown, never saved or out of range.
         OSError: the checkpoint of an OCR aligner can be neither found nor downloaded.
     """
     model = recipe.model
     if OWN_CODE.fullmatch(model):
         raise ValueError(
-            f"the contexts of the kind {kind!r} were made by {model}, which is no part of transformers: use "
+            f"the contexts of the kind {kind!r} were made by {model}, which is custom code: use "
             f"VisualContextBuilder.from_dict(…, {kind}={model!r}) if you have it and trust it, otherwise "
-            f"{kind}=None; a pipeline takes the builder as pipe.context_builder"
+            f"{kind}=None; assign the builder to pipe.context_builder to use it in a pipeline"
         )
     with naming(kind):
         made_by = _aligner_class(kind, recipe)
@@ -171,7 +170,7 @@ def saved_aligner(kind: str, recipe: Recipe, device: Any) -> Any:
 
 @contextmanager
 def naming(kind: str) -> Iterator[None]:
-    """Puts the kind before what is wrong with its aligner."""
+    """Prefixes errors about an aligner with its kind."""
     try:
         yield
     except ImportError as error:
@@ -181,15 +180,15 @@ def naming(kind: str) -> Iterator[None]:
 
 
 def _checked(aligner: Any) -> Any:
-    """The aligner, if its identity can be a key. Those on checkpoints are not asked, which may need the network."""
+    """Returns the aligner if its identity is valid. Skips checkpoints, whose identity may need the network."""
     if not isinstance(aligner, PretrainedAligner):
         identity = aligner.identity
         if not isinstance(identity, Mapping) or not identity.keys() >= _RECIPE_KEYS:
-            raise ValueError(f"an aligner's identity holds model, revision and settings, got {identity!r}")
+            raise ValueError(f"an aligner's identity must hold model, revision and settings, got {identity!r}")
         try:
             json.dumps(dict(identity))
         except TypeError as error:
-            raise ValueError(f"an aligner's identity holds JSON values: {error}") from error
+            raise ValueError(f"an aligner's identity must hold JSON values: {error}") from error
     return aligner
 
 
@@ -198,7 +197,7 @@ def _own_aligner(recipe: Recipe) -> Any:
     try:
         own = attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise ImportError(f"{recipe.model} cannot be had ({error}): is its folder on PYTHONPATH?") from error
+        raise ImportError(f"{recipe.model} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
     if isinstance(own, type):
         own = own(**recipe.settings)
     return own if hasattr(own, "identity") else FunctionAligner(own, recipe.settings)
@@ -219,7 +218,7 @@ def _instance(made_by: type[OcrEngine] | type[PretrainedAligner], recipe: Recipe
     engine = made_by(**settings)
     installed = engine.identity["revision"] if revision else None
     if installed != revision:
-        logger.warning("%s: version %s was asked for, %s is installed", model, revision, installed)
+        logger.warning("%s: version %s was requested, but %s is installed", model, revision, installed)
     return engine
 
 
@@ -236,32 +235,33 @@ def _ocr_class(name: str, revision: str | None) -> type[OcrEngine] | type[PpOcr]
 
 
 def ocr_by_name(name: str, revision: str | None = None, **settings: Any) -> Any:
-    """The OCR aligner of this name with its own settings; an aligner's `identity` holds all that it takes.
+    """Creates an OCR aligner by name. The three fields of an aligner's `identity` are valid arguments.
 
     Args:
         name: an engine, one of `OCR_NAMES`; or a checkpoint of PP-OCR's recogniser or of Florence-2, as a repository
-            `"owner/name"` or a folder. The engines `"pp-ocr"` and `"florence2"` take it as the setting `model`.
-        revision: of a checkpoint, its branch, tag or commit. Of a package, the version that made earlier strings: if
-            another one is installed, a warning says so.
-        settings: the keyword arguments of the aligner.
+            `"owner/name"` or a folder. The engines `"pp-ocr"` and `"florence2"` take the checkpoint as their setting
+            `model`.
+        revision: for a checkpoint, its branch, tag or commit. For a package, the version that made earlier strings; a
+            warning is logged if another version is installed.
+        settings: keyword arguments of the aligner.
 
     Returns:
-        a `RapidOcr`, `EasyOcr`, `Tesseract`, `PpOcr` or `Florence2Ocr`.
+        A `RapidOcr`, `EasyOcr`, `Tesseract`, `PpOcr` or `Florence2Ocr`.
 
     Raises:
-        ValueError: the name is neither an engine's nor that of a checkpoint that reads text.
+        ValueError: the name is neither an engine nor a checkpoint for OCR.
         OSError: the checkpoint's configuration cannot be read.
     """
     return _instance(_ocr_class(name, revision), Recipe(name, revision, settings))
 
 
 def scored_strings(kind: str, row: Any) -> Scored:
-    """What an aligner gave for an image, as strings with scores: white space folded, empty strings dropped.
+    """Normalises an aligner's output for one image to strings with scores.
 
-    A string of more than `MAX_STRING` characters is cut there, with a warning.
+    Collapses white space, drops empty strings, and truncates strings to `MAX_STRING` characters with a warning.
 
     Raises:
-        ValueError: it holds anything but strings, or strings with scores; or a score is not in [0, 1].
+        ValueError: an item is neither a string nor a `(string, score)` pair, or a score is not in [0, 1].
     """
     row = [] if row is None else [row] if isinstance(row, str) else row
     if not isinstance(row, (list, tuple)):
@@ -272,7 +272,7 @@ def scored_strings(kind: str, row: Any) -> Scored:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise ValueError(f"the aligner of {kind!r} gave {item!r} (expected strings, or (string, score) pairs)")
         text, score = pair
-        # Half a surrogate pair, as a cut emoji leaves in JSON, is no character and could not be written.
+        # Half a surrogate pair, which a truncated emoji leaves in JSON, could not be written.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
         if len(text) > MAX_STRING:
             logger.warning("the aligner of %r gave %s characters, cut at %s", kind, len(text), MAX_STRING)

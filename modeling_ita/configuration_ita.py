@@ -1,4 +1,4 @@
-"""Configuration of ITA: the text encoder, the tag set and what its sequences mean, the losses."""
+"""Configuration of ITA: text encoder, tag set and losses."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ LOSS_PRESETS = {
 
 @strict
 class ItaConfig(CheckedConfig):
-    """What an `ItaForTokenClassification` is made of.
+    """Configuration of an `ItaForTokenClassification`.
 
-    How a post and its visual context become one input (the kinds of context and their order, separators, window) is
-    the processor's affair and lives in `processor_config.json`.
+    The layout of the input (kinds of context and their order, separators, window) belongs to the processor and is
+    stored in `processor_config.json`.
 
     Args:
-        text_config: configuration of the text encoder, any that `AutoModel` builds an encoder from. Default: BERT.
+        text_config: configuration of the text encoder; any that `AutoModel` supports. Default: BERT.
         id2label: the tag set, BIO or BIOES, `{0: "O", 1: "B-PER", …}`. Default: BIO of PER, LOC, ORG, MISC.
-        constraints: where transitions that break the tag scheme get zero probability: `"none"` (the original),
-            `"decode"` (only when the best tags are sought) or `"always"` (in the losses and posteriors too).
-        word_dropout: probability in training that a word's vector is zeroed as a whole, without rescaling the rest.
-        loss_preset: fills the weights and the temperature that are not given: `"paper"` (1, 1, 1; τ = 1) or `"code"`
-            (1, 0.5, 0.5; τ = 4, the released code's values for Twitter-15 and SNAP; it has τ = 2 for Twitter-17).
+        constraints: where transitions that violate the tag scheme get zero probability: `"none"` (as in the
+            original), `"decode"` (only in Viterbi decoding) or `"always"` (also in losses and posteriors).
+        word_dropout: probability in training of zeroing a word's whole vector, without rescaling the rest.
+        loss_preset: default for the loss weights and the temperature: `"paper"` (1, 1, 1; τ = 1) or `"code"`
+            (1, 0.5, 0.5; τ = 4, the released code's values for Twitter-15 and SNAP; it uses τ = 2 for Twitter-17).
         text_loss_weight: weight of L_T, the negative log-likelihood of the tags in the textual view.
         cross_loss_weight: weight of L_I+T, the same in the cross-modal view.
-        cva_loss_weight: weight of L_CVA, the cross-view alignment; 0 leaves it out.
+        cva_loss_weight: weight of L_CVA, the cross-view alignment; 0 disables it.
         cva_temperature: temperature τ of both views' posteriors in L_CVA.
-        score_temperature: temperature at which entities are scored, fitted on validation data after training; the
-            entities themselves, the losses and the logits do not depend on it.
-        cls_token_id: id of the piece before the post; needed only for inputs without `word_positions`.
+        score_temperature: temperature of entity scores, fitted on validation data after training. It does not affect
+            the entities themselves, the losses or the logits.
+        cls_token_id: id of the token before the post; needed only for inputs without `word_positions`.
         sep_token_id: id of the separator after the post; needed only for inputs without `word_positions`.
-        checkpoint_format: what the names of weights and settings are those of, `CHECKPOINT_FORMAT` in a new model. A
-            checkpoint that has none is of the first format.
+        checkpoint_format: version of the checkpoint format. Default: `CHECKPOINT_FORMAT`. A checkpoint without it has
+            the first format.
 
     Raises:
-        ValueError: the tag set is no BIO or BIOES tag set, a number is out of range, or the checkpoint was made by a
-            version of this package that is too new for this one.
+        ValueError: `id2label` is not a BIO or BIOES tag set, a number is out of range, or the checkpoint's format is
+            newer than this package.
     """
 
     model_type = "ita"
@@ -67,7 +67,7 @@ class ItaConfig(CheckedConfig):
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     tie_word_embeddings: bool = False
-    checkpoint_format: int | None = None  # None, so that it is always among the settings that are saved
+    checkpoint_format: int | None = None  # None, so that the value is always saved
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.checkpoint_format is None:

@@ -1,4 +1,4 @@
-"""Configuration of MGCMT: the text and vision encoders, the tag set, which visual streams take part."""
+"""Configuration of MGCMT: text and vision encoders, tag set and visual streams."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, st
 from .configuration_tagger import DEFAULT_TYPES, CheckedConfig, check_format, check_number
 from .tag_scheme import TagScheme
 
-# Raised by one when the weights or settings of a checkpoint change their names or their meaning.
+# Incremented when weights or settings of a checkpoint change their names or meaning.
 CHECKPOINT_FORMAT = 1
 
 
 @strict
 class MgcmtConfig(CheckedConfig):
-    """What an `MgcmtForTokenClassification` is made of (method sections in brackets).
+    """Configuration of an `MgcmtForTokenClassification` (method sections in brackets).
 
     Args:
-        text_config: configuration of the text encoder, any that `AutoModel` builds an encoder from. Default: BERT.
-            The hidden size of all that is above it, d, is the encoder's.
-        vision_config: configuration of the vision encoder whose last feature map gives the regions, any whose
+        text_config: configuration of the text encoder; any that `AutoModel` supports. Default: BERT. All layers above
+            the encoder use its hidden size, d.
+        vision_config: configuration of the vision encoder, whose last feature map provides the regions; any whose
             `last_hidden_state` is `(B, channels, height, width)`. None: the model takes region features only.
         id2label: the tag set, BIO or BIOES. Default: BIO of PER, LOC, ORG, MISC.
-        constraints: where transitions that break the tag scheme get zero probability, as in `ItaConfig`.
+        constraints: where transitions that violate the tag scheme get zero probability, as in `ItaConfig`.
         visual_fusion: the visual streams: `"both"`, `"regions"` (coarse), `"objects"` (fine) or `"none"`.
-        aug_fusion: how a word's neighbours enter (§2): `"add"`, `"gate"`, `"attention"` over the neighbours by the
-            word's own vector, or `"none"`.
+        aug_fusion: how a word's neighbours are merged (§2): `"add"`, `"gate"`, `"attention"` (over the neighbours,
+            with the word's own vector as the query), or `"none"`.
         augmentation_size: dimensions of the neighbours' vectors.
         region_size: channels of a region's features. Default: those of the vision encoder, or 2048.
-        num_regions: regions of an image, 49 for a feature map of 7 × 7.
-        num_object_classes: rows of the object table; class 0 is padding.
-        train_vision: whether the vision encoder is trained along; if not, it stays frozen and in evaluation mode.
+        num_regions: regions per image, 49 for a 7 × 7 feature map.
+        num_object_classes: rows of the object embedding table; class 0 is padding.
+        train_vision: whether the vision encoder is fine-tuned; if not, it stays frozen and in evaluation mode.
         num_attention_heads: heads of the blocks above the encoders. Default: the text encoder's.
-        hidden_dropout: dropout in the blocks and behind the augmentation.
+        hidden_dropout: dropout in the blocks and after the augmentation.
         fusion_dropout: dropout before the two visual streams are fused.
         aux_loss_weight: weight of the auxiliary CRF over span tags (§3).
-        score_temperature: temperature at which entities are scored, as in `ItaConfig`.
+        score_temperature: temperature of entity scores, as in `ItaConfig`.
         checkpoint_format: as in `ItaConfig`.
 
     Raises:
-        ValueError: the tag set is no BIO or BIOES tag set, a number is out of range, or the checkpoint was made by a
-            version of this package that is too new for this one.
+        ValueError: `id2label` is not a BIO or BIOES tag set, a number is out of range, or the checkpoint's format is
+            newer than this package.
     """
 
     model_type = "mgcmt"
@@ -68,7 +68,7 @@ class MgcmtConfig(CheckedConfig):
     aux_loss_weight: float = 0.5
     score_temperature: float = 1.0
     tie_word_embeddings: bool = False
-    checkpoint_format: int | None = None  # None, so that it is always among the settings that are saved
+    checkpoint_format: int | None = None  # None, so that the value is always saved
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.checkpoint_format is None:
@@ -99,11 +99,11 @@ class MgcmtConfig(CheckedConfig):
         check_number("aux_loss_weight", self.aux_loss_weight, "a number ≥ 0", self.aux_loss_weight >= 0)
         check_number("score_temperature", self.score_temperature, "a temperature > 0", self.score_temperature > 0)
         if self.train_vision and self.vision_config is None:
-            raise ValueError("train_vision is set, and there is no vision_config to train")
+            raise ValueError("train_vision is True, but vision_config is None: there is no vision encoder to train")
 
     @property
     def hidden_size(self) -> int:
-        """d, the text encoder's hidden size and that of everything above it."""
+        """d, the hidden size of the text encoder and of all layers above it."""
         return cast(PreTrainedConfig, self.text_config).hidden_size
 
     @property

@@ -1,4 +1,4 @@
-"""Posts and images become contexts: the builder that runs the aligners, through a store."""
+"""Builds visual contexts from images: runs the aligners and caches their output in a store."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from .plain_text import shown
 from .visual_context import EXAMINATION, VisualContext, check_kind
 
 logger = logging.getLogger(__name__)
-NOT_ALIGNERS = ("store", "device", "max_pixels")  # what else a `VisualContextBuilder` takes
-MAX_ALIGNERS = 20  # that a checkpoint may name
+NOT_ALIGNERS = ("store", "device", "max_pixels")  # the other arguments of a `VisualContextBuilder`
+MAX_ALIGNERS = 20  # in a checkpoint
 BUILDER_RULES = {"max_pixels": integer(1, 200_000_000)}
 
 
 class Alignment(NamedTuple):
-    """What one aligner said of one image.
+    """The output of one aligner for one image.
 
     Attributes:
-        strings: the strings, best or first one first.
+        strings: the strings, ordered by confidence or position.
         scores: their scores in [0, 1].
         origin: `model`, `revision`, `settings` and `date` (UTC, ISO 8601).
     """
@@ -49,24 +49,24 @@ class Alignment(NamedTuple):
 
 
 class ContextStore(Protocol):
-    """Where alignments are kept by image and aligner: any object with `look_up`, and `add` if it can be added to."""
+    """A store of alignments by image and aligner: any object with `look_up`, and with `add` if it is writable."""
 
     def look_up(self, image_sha256: str, kind: str, identity: Mapping[str, Any]) -> Alignment | None:
-        """What this aligner said of this image; None if it has not seen it. A revision None stands for any."""
+        """The alignment of this image by this aligner, or None. A revision of None matches any revision."""
         ...
 
 
 @dataclass
 class ExaminedImage:
-    """An image that was opened, or whose contexts are known so that it need not be.
+    """An image that was opened, or that need not be because its contexts are in the store.
 
     Attributes:
-        name: what to call it.
+        name: its name in messages.
         sha256: see `image_sha256`; empty if there is no file.
         state: `readable`, `missing`, `unreadable` or `blank`.
-        detail: why it is unreadable; or of a picture of mostly one colour its fingerprint (`plain_fingerprint`).
-        picture: the RGB picture, if an aligner has yet to see it.
-        alignments: what is known of it, by kind.
+        detail: why it is unreadable; for a picture of mostly one colour, its fingerprint (`plain_fingerprint`).
+        picture: the RGB picture, if an aligner still has to process it.
+        alignments: its alignments so far, by kind.
         is_new: whether it was opened for the first time.
     """
 
@@ -79,7 +79,7 @@ class ExaminedImage:
     is_new: bool = False
 
     def context(self, kinds: Iterable[str]) -> VisualContext:
-        """What the aligners of these kinds said, as a visual context."""
+        """The visual context made of the alignments of these kinds."""
         known = {kind: self.alignments[kind] for kind in kinds if kind in self.alignments}
         return VisualContext(
             {kind: alignment.strings for kind, alignment in known.items()},
@@ -88,33 +88,34 @@ class ExaminedImage:
 
 
 class VisualContextBuilder:
-    """Images → visual contexts, by one aligner for each kind.
+    """Builds visual contexts from images, with one aligner per kind.
 
     ```python
     VisualContextBuilder(captions="Salesforce/blip-image-captioning-base", ocr="rapidocr")
     VisualContextBuilder(captions={"model": "microsoft/git-base", "settings": {"num_captions": 1}}, mood=my_function)
     ```
 
-    An image that is missing, cannot be read, or is blank (see `is_blank`) gets an empty context, never a placeholder's
-    description. The two steps of a call can be taken one by one: `examine` opens an image and may run in several
-    threads, `align` runs the aligners on a batch.
+    An image that is missing, unreadable or blank (see `is_blank`) gets an empty context, never the description of a
+    placeholder. The two steps of a call can also be run separately: `examine` opens an image and may run in several
+    threads; `align` runs the aligners on a batch.
 
     Args:
-        store: looked up before any aligner runs; what the aligners say is added to it, if it has a method `add` and
-            is not `read_only`.
-        max_pixels: an image with more pixels counts as unreadable; at most 200 million.
-        device: where aligners on checkpoints run, if their settings do not say; None: an accelerator if there is one.
-        aligners: by kind, an aligner: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
-            `Aligner`), a function (see `FunctionAligner`), or None. A name is a checkpoint, for `ocr` also an engine
-            (see `ocr_by_name`), or `module:name` of a class or function of your own.
+        store: checked before any aligner runs. New alignments are added if it has a method `add` and is not
+            `read_only`.
+        max_pixels: images with more pixels count as unreadable; at most 200 million.
+        device: device for aligners that run a checkpoint, unless their settings name one. None: an accelerator if
+            there is one.
+        aligners: one aligner per kind: its name, `{"model": name, "revision": …, "settings": {…}}`, an object (see
+            `Aligner`), a function (see `FunctionAligner`), or None. A name is a checkpoint, `module:name` of your own
+            class or function, or for `ocr` an engine (see `ocr_by_name`).
 
     Attributes:
         aligners: the aligners by kind.
-        counts: images seen since the builder was made: `images` in all, each of them one of `built` (an aligner looked
-            at it), `stored` (all was in the store), `missing`, `unreadable` and `blank`.
+        counts: images since the builder was created: `images` in total, each of them one of `built` (an aligner ran
+            on it), `stored` (everything was in the store), `missing`, `unreadable` and `blank`.
 
     Raises:
-        ValueError: a name, a key or a setting is unknown, or no aligner is; or a setting is not what may be given.
+        ValueError: a name, key or setting is unknown, a setting is out of range, or an aligner is none of the above.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class VisualContextBuilder:
         device: Any = None,
         **aligners: str | Mapping[str, Any] | Aligner | Callable[..., Any] | None,
     ) -> None:
-        VisualContext({kind: [] for kind in aligners})  # a kind that cannot be one is refused here
+        VisualContext({kind: [] for kind in aligners})  # refuses invalid names of kinds
         check_settings({"max_pixels": max_pixels}, BUILDER_RULES)
         made = {kind: make_aligner(kind, aligner, device) for kind, aligner in aligners.items()}
         self.aligners: dict[str, Aligner] = {kind: aligner for kind, aligner in made.items() if aligner is not None}
@@ -135,12 +136,12 @@ class VisualContextBuilder:
         self.counts = dict.fromkeys(("images", "built", "stored", "missing", "unreadable", "blank"), 0)
 
     def __call__(self, images: Sequence[ImageSource | None]) -> list[VisualContext]:
-        """The context of every image of a batch; None is a missing image.
+        """Builds the context of every image of a batch; None is a missing image.
 
         Raises:
             ImportError: an aligner's package is not installed.
             OSError: an aligner's checkpoint cannot be loaded.
-            ValueError: an image is given as a URL, or an aligner does not return one list for every image.
+            ValueError: an image is given as a URL, or an aligner does not return one list per image.
         """
         examined = self.align([self.examine(source) for source in images])
         for source, image in zip(images, examined, strict=True):
@@ -150,11 +151,11 @@ class VisualContextBuilder:
         return [image.context(self.aligners) for image in examined]
 
     def examine(self, source: ImageSource | None) -> ExaminedImage:
-        """Look the image up in the store, and open it if an aligner has yet to see it.
+        """Look the image up in the store, and open it if an aligner still has to process it.
 
         Raises:
             ValueError: the image is given as a URL.
-            TypeError: it is neither a path nor bytes nor a PIL image.
+            TypeError: the image is not a path, bytes or a PIL image.
         """
         if source is None:
             return ExaminedImage("no image")
@@ -173,7 +174,7 @@ class VisualContextBuilder:
             image.sha256 = image_sha256(content)
         except MemoryError:
             raise
-        except Exception as error:  # a PIL image is decoded only now, and raises whatever its file makes it raise
+        except Exception as error:  # PIL decodes an image only now, and may raise anything
             if not isinstance(content, Image.Image):
                 raise
             image.state, image.detail = "unreadable", str(error)
@@ -189,20 +190,20 @@ class VisualContextBuilder:
         return image
 
     def align(self, images: Sequence[ExaminedImage]) -> list[ExaminedImage]:
-        """Run the aligners on those images of a batch that they have yet to see, and add what they say to the store.
+        """Run each aligner on the images that it has not processed yet, and add the alignments to the store.
 
-        The pictures are let go of.
+        Releases the pictures.
 
         Raises:
             ImportError: an aligner's package is not installed.
             OSError: an aligner's checkpoint cannot be loaded.
-            ValueError: an aligner does not return one list of strings for every image.
+            ValueError: an aligner does not return one list of strings per image.
         """
         verdicts = {image.sha256: [image.state, image.detail] for image in images if image.is_new}
         self._add(EXAMINATION, {sha256: [(text, 1.0) for text in verdict] for sha256, verdict in verdicts.items()})
         waiting = {image.sha256: image for image in images if image.picture is not None}
         for image in waiting.values():
-            self._recall(image)  # another process may have been faster
+            self._recall(image)  # another process may have added it meanwhile
         built = {image.sha256 for image in waiting.values() if self._waiting(image)}
         for kind, aligner in self.aligners.items():
             unseen = [image for image in waiting.values() if kind not in image.alignments]
@@ -224,7 +225,7 @@ class VisualContextBuilder:
         return list(images)
 
     def stored(self, image_sha256: str) -> ExaminedImage | None:
-        """What the store knows of an image that was examined before; None if that is nothing."""
+        """The stored state and alignments of an image examined earlier, or None if the store has none."""
         known = self._look_up(EXAMINATION, image_sha256)
         if known is None:
             return None
@@ -233,7 +234,7 @@ class VisualContextBuilder:
         return image
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values, for `from_dict`: by kind the aligner's model, revision and settings."""
+        """The settings as JSON values, for `from_dict`: each aligner's model, revision and settings, by kind."""
         recipes = {}
         for kind, aligner in self.aligners.items():
             recipe = getattr(aligner, "recipe", self.identities[kind])
@@ -242,14 +243,14 @@ class VisualContextBuilder:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], /, **settings: Any) -> VisualContextBuilder:
-        """The builder that `to_dict` described; `settings` take precedence (`store=…`, `captions=None`).
+        """Rebuilds the builder that `to_dict` saved; `settings` take precedence (`store=…`, `captions=None`).
 
-        What is saved may be a stranger's, so that it can name no more than `to_dict` writes: a model, its revision,
-        and those settings that affect the strings, each in its range.
+        The saved settings may be untrusted. They can therefore hold only what `to_dict` writes: a model, its revision,
+        and the settings that affect the strings, each within its range.
 
         Raises:
-            ValueError: a saved aligner is code of someone's own (nothing is imported because a checkpoint says so),
-                or it has a setting that is not saved, or one that is not what may be given.
+            ValueError: a saved aligner is custom code (a checkpoint must not cause an import), or one of its settings
+                is unknown, never saved or out of range.
             OSError: the checkpoint of an OCR aligner can be neither found nor downloaded.
         """
         device = settings.get("device")
@@ -263,7 +264,7 @@ class VisualContextBuilder:
 
     @cached_property
     def identities(self) -> dict[str, dict[str, Any]]:
-        """By kind, what identifies the aligner; and under `EXAMINATION`, what decides whether an image is readable."""
+        """The identity of each aligner by kind; under `EXAMINATION`, the settings that decide what is readable."""
         examination = {"model": "examination", "revision": "1", "settings": {"max_pixels": self.max_pixels}}
         return {EXAMINATION: examination, **{kind: aligner.identity for kind, aligner in self.aligners.items()}}
 
@@ -271,7 +272,7 @@ class VisualContextBuilder:
         try:
             picture = open_image(content, self.max_pixels)
         except UnreadableImage as error:
-            # The same bytes may come under many names, so that the reason is kept without the name.
+            # The same bytes may have many names, so the stored reason omits the name.
             image.state, image.detail = "unreadable", str(error.__cause__ or error)
             return
         if is_blank(picture):
@@ -314,10 +315,11 @@ class VisualContextBuilder:
 
 
 def check_recipes(saved: Any) -> dict[str, Recipe]:
-    """What `VisualContextBuilder.to_dict` wrote, by kind; only its form is checked, and nothing is loaded or imported.
+    """Reads the recipes that `VisualContextBuilder.to_dict` saved, by kind. Checks only the form; loads nothing.
 
     Raises:
-        ValueError: it is no dictionary of recipes by kind, `max_pixels` is out of range, or there are too many kinds.
+        ValueError: this is not a dictionary of recipes by kind, `max_pixels` is out of range, or there are too many
+            kinds.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"context_builder is {shown(saved)} (expected {{kind: {{'model': name, …}}, …}})")
@@ -327,7 +329,7 @@ def check_recipes(saved: Any) -> dict[str, Recipe]:
             check_settings({"max_pixels": recipe}, BUILDER_RULES)
             continue
         if kind in NOT_ALIGNERS:
-            raise ValueError(f"{kind!r} is no kind of context, and no setting that is saved")
+            raise ValueError(f"{kind!r} is not a kind of context, nor a setting that a checkpoint can hold")
         with naming(check_kind(kind)):
             recipes[kind] = read_recipe(recipe)
     if len(recipes) > MAX_ALIGNERS:

@@ -1,8 +1,8 @@
-"""What both models share: a text encoder, a CRF on top, decoding of entities, and checkpoints that are complete.
+"""Base class of both models: text encoder and CRF, decoding of entities, and loading that checks the checkpoint.
 
-What a model says about a word depends on that word's row alone: the window of the post it stands in, with the post's
-image and context. So a few rows at a time pass through the model, however many and however long the posts are, and
-the posts are put together again when their tags are decoded.
+A word's emissions depend only on its row: the window of the post that holds the word, with the post's image and
+context. The model therefore processes a few rows at a time, whatever the number and length of the posts; decoding
+joins the rows of a post again.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from .tag_scheme import Span
 from .wordwise_processor import PostBatch, WordwiseProcessor
 
 NOT_FINITE = "scores that are not finite numbers: a weight is damaged, or overflows in the model's type (float16?)"
-MAX_TOKENS = 8192  # of one pass, padding included; every region of an image counts as one
-MAX_ROWS = 256  # of one pass
-IMAGES_AT_ONCE = 8  # pass through the vision encoder together
-DECODED_POSTS = 256  # pass through the CRF together, if they have no more words than this:
-DECODED_WORDS = 16_384  # padding included; a single post may have more
+MAX_TOKENS = 8192  # per pass, padding included; every region of an image counts as one
+MAX_ROWS = 256  # per pass
+IMAGES_AT_ONCE = 8  # per pass of the vision encoder
+DECODED_POSTS = 256  # per pass of the CRF, which also holds at most
+DECODED_WORDS = 16_384  # words, padding included; a single post may have more
 
 
 class ScoredSpan(NamedTuple):
-    """An entity as words, with `score`, the exact posterior probability that these words form this entity."""
+    """An entity as a word span, with `score`, the exact posterior probability that these words form this entity."""
 
     span: Span
     score: float
 
 
 class NotFiniteError(FloatingPointError):
-    """The model gave scores that are NaN or infinite; no tags follow from them.
+    """The model's scores are NaN or infinite, so no tags can be decoded.
 
     Args:
-        post: the number of the first such post in its batch; None if it is the CRF itself.
+        post: the index in the batch of the first such post; None if the CRF's own scores are not finite.
     """
 
     def __init__(self, post: int | None = None) -> None:
@@ -52,15 +52,15 @@ class NotFiniteError(FloatingPointError):
 
 
 def check_finite(emissions: torch.Tensor, mask: torch.Tensor, *scores: torch.Tensor) -> None:
-    """Refuses numbers that say nothing: the best tags of NaN would be a post without entities.
+    """Refuses scores that are not finite: decoding NaN would silently return a post without entities.
 
     Args:
         emissions: `(B, N, C)`.
-        mask: `(B, N)`, boolean, true on words; what `emissions` hold elsewhere does not matter.
-        scores: the CRF's, or what it made of the emissions, of any shape.
+        mask: `(B, N)`, boolean, true on words; emissions elsewhere are ignored.
+        scores: parameters or outputs of the CRF, of any shape.
 
     Raises:
-        NotFiniteError: one is NaN or infinite.
+        NotFiniteError: a score is NaN or infinite.
     """
     if not all(bool(score.isfinite().all()) for score in scores):
         raise NotFiniteError
@@ -70,13 +70,13 @@ def check_finite(emissions: torch.Tensor, mask: torch.Tensor, *scores: torch.Ten
 
 
 class EntityDecoding:
-    """Decoding of a model with a `crf` and a `config` of tags: what `ItaPipeline` and the report ask of a model."""
+    """Decoding for models with a `crf` and a `config` that has a tag set, as `ItaPipeline` and the report need it."""
 
     crf: LinearChainCRF
     config: Any
 
     def decode_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-        """The best tag sequence of every post (Viterbi).
+        """Decodes the best tag sequence of every post (Viterbi).
 
         Args:
             emissions: `(B, N, C)`, from `ItaOutput`.
@@ -90,7 +90,7 @@ class EntityDecoding:
         return [row[:length] for row, length in zip(tags.tolist(), mask.sum(1).tolist(), strict=True)]
 
     def decode_scored_tags(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[list[tuple[int, float]]]:
-        """The best tag sequence of every post, each tag with its posterior at its word; the arguments are the same.
+        """Decodes the best tag sequence of every post, each tag with its posterior. Arguments as in `decode_tags`.
 
         Raises:
             NotFiniteError: an emission or a score of the CRF is NaN or infinite.
@@ -102,12 +102,12 @@ class EntityDecoding:
     def decode_entities(
         self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
     ) -> list[list[ScoredSpan]]:
-        """The entities of the best tag sequence of every post, each with its exact posterior.
+        """Decodes the entities of every post's best tag sequence, each with its exact posterior.
 
         Args:
             emissions: `(B, N, C)`, from `ItaOutput`.
             mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
+            temperature: temperature of the posterior. Default: the configuration's `score_temperature`.
 
         Raises:
             NotFiniteError: an emission, a score of the CRF or a posterior is NaN or infinite.
@@ -125,33 +125,33 @@ class EntityDecoding:
 
 
 def _with_posterior(tags: list[int], log_marginals: torch.Tensor) -> list[tuple[int, float]]:
-    """The tags of one post with their posteriors, from log marginals `(N, C)`."""
+    """Pairs the tags of one post with their posteriors, from log marginals `(N, C)`."""
     chosen = log_marginals[range(len(tags)), tags]  # (n,)
     return list(zip(tags, chosen.exp().clamp(max=1).tolist(), strict=True))
 
 
 class EntityTagger(EntityDecoding, PreTrainedModel):
-    """What the models of all systems share: a text encoder below, a CRF on top, and checkpoints that are complete."""
+    """Base class of the models: a text encoder with a CRF on top; loading refuses incomplete checkpoints."""
 
     encoder: PreTrainedModel
     new_model = ""  # the class method that starts a new model from an encoder
 
     @property
     def sees_images(self) -> bool:
-        """Whether the model looks at images itself, and not only at what is said about them."""
+        """Whether the model takes images as input, and not only their visual contexts."""
         return False
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Loads a checkpoint of this model; the arguments are those of `PreTrainedModel.from_pretrained`.
+        """Loads a checkpoint of this model; takes the same arguments as `PreTrainedModel.from_pretrained`.
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is broken or asks for more than a checkpoint may, and the message names it; a weight is
-                NaN or infinite; the checkpoint is one of another system, or lacks weights of the model: only with
-                `ignore_mismatched_sizes=True`, which asks for new ones, are they random numbers.
+            ValueError: a file is broken or holds settings that a checkpoint may not have (the message names it); a
+                weight is NaN or infinite; the checkpoint belongs to another system; or it lacks weights. Missing
+                weights are initialised at random only with `ignore_mismatched_sizes=True`.
         """
         with reading(name_or_path):
             cls._check_files(name_or_path, args, kwargs)
@@ -162,14 +162,14 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
             missing = sorted(found["missing_keys"])
             raise ValueError(
                 f"{name_or_path}: {WEIGHTS} lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]!r}: "
-                f"it is no checkpoint of this model, or one of another format. {cls.__name__}.{cls.new_model}("
+                f"it is not a checkpoint of this model, or has another format. {cls.__name__}.{cls.new_model}("
                 f"{str(name_or_path)!r}, labels) starts a new model from a text encoder"
             )
         known = cls.config_class.model_type  # type: ignore[union-attr]
         if model.config.model_type != known:  # one system's encoder, classifier and CRF fit the other's model
             raise ValueError(
                 f"{name_or_path} is a checkpoint of {model.config.model_type!r}, and {cls.__name__} takes {known!r}: "
-                "AutoModelForTokenClassification takes either"
+                "AutoModelForTokenClassification loads either"
             )
         wrong = next((name for name, weights in model.state_dict().items() if not _is_finite(weights)), None)
         if wrong is not None:
@@ -178,7 +178,7 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
 
     @classmethod
     def _check_files(cls, name_or_path: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuses files that are broken, or are not those of this model."""
+        """Refuses files that are broken or belong to another model."""
         if any(kwargs.get(name) is not None for name in ("state_dict", "gguf_file", "variant")):
             return
         folder = folder_of(name_or_path, kwargs, "config.json", WEIGHTS, INDEX)
@@ -195,11 +195,11 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
             check_weights(cls, config, stored, os.fspath(name_or_path))
 
     def get_input_embeddings(self) -> nn.Module:
-        """The text encoder's embedding of pieces."""
+        """The text encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the text encoder's embedding of pieces."""
+        """Replaces the text encoder's token embeddings."""
         self.encoder.set_input_embeddings(value)
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ class EntityTagger(EntityDecoding, PreTrainedModel):
 
 
 def check_encoder(name_or_path: Any, place: Mapping[str, Any]) -> None:
-    """Looks through the files of a pretrained encoder in a folder; of one on the Hub, its loader does.
+    """Checks the files of a pretrained encoder in a local folder; those of a Hub repository are left to its loader.
 
     Raises:
         OSError: a file is missing.
@@ -226,21 +226,21 @@ def check_encoder(name_or_path: Any, place: Mapping[str, Any]) -> None:
 
 
 def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Words are tagged from the last layer: a pooler would be dead weight in every checkpoint."""
+    """Removes the encoder's pooler: words are tagged from the last layer, so it would only enlarge checkpoints."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]
     return encoder
 
 
 def _is_finite(weights: torch.Tensor) -> bool:
-    """Whether all are finite; types of one byte, which quantizers make, cannot be asked."""
+    """Whether all weights are finite. One-byte types, which quantizers use, cannot be checked and count as finite."""
     if not weights.is_floating_point() or weights.element_size() == 1 or weights.is_meta or not weights.numel():
         return True
     return all(map(math.isfinite, map(float, weights.aminmax())))  # NaN is passed on, and nothing is copied
 
 
 def first_pieces(hidden: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The vector of each word's first piece: `(R, L, H)` → `(B, N, H)`."""
+    """Gathers the vector of each word's first subword: `(R, L, H)` → `(B, N, H)`."""
     if rows is None:
         rows = torch.arange(len(positions), device=positions.device)[:, None]
     return hidden[rows, positions.clamp(min=0)]
@@ -253,23 +253,23 @@ def word_emissions(
     images: Sequence[Any] | None = None,
     batch_size: int = MAX_ROWS,
 ) -> list[torch.Tensor]:
-    """The emissions of every post's words.
+    """Computes the emissions of every post's words.
 
-    Posts of similar length share a pass. A pass holds no more than `MAX_TOKENS` and `MAX_ROWS`, whatever `batch_size`
-    says, and images are opened when their posts' turn comes.
+    Posts of similar length share a pass. A pass never exceeds `MAX_TOKENS` and `MAX_ROWS`, whatever `batch_size` is.
+    Images are opened only when a pass needs them.
 
     Args:
-        model: an `EntityTagger`, or anything that is called like one.
-        processor: what made the batch.
-        batch: from the processor's `for_prediction`.
-        images: one for each post as the processor's `image_tensors` takes them, None where there is none.
-        batch_size: most rows in a pass: posts, or windows of long ones.
+        model: an `EntityTagger`, or a callable with the same interface.
+        processor: the processor that created the batch.
+        batch: output of the processor's `for_prediction`.
+        images: one image per post, as the processor's `image_tensors` takes it, or None.
+        batch_size: maximum rows per pass: posts, or windows of long posts.
 
     Returns:
-        For every post `(n, C)`, float32, on the model's device.
+        For each post a tensor `(n, C)`, float32, on the model's device.
 
     Raises:
-        NotFiniteError: the model gave NaN or infinity for a word; it knows the post.
+        NotFiniteError: an emission is NaN or infinite; the error's `post` names the post.
         ValueError: the images of two posts have different numbers of regions.
     """
     positions = batch["word_positions"]  # (B, N)
@@ -302,13 +302,13 @@ def word_emissions(
 
 
 def decoding_batches(emissions: Sequence[torch.Tensor]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Posts of similar length, as many as pass through the CRF together; posts without words are in none.
+    """Groups posts of similar length into batches for the CRF. Posts without words are skipped.
 
     Args:
-        emissions: of every post, `(n, C)`.
+        emissions: for each post, `(n, C)`.
 
     Yields:
-        The numbers of the posts, their emissions `(B, N, C)`, and the mask of their words `(B, N)`.
+        The indices of the posts, their emissions `(B, N, C)`, and the mask of their words `(B, N)`.
     """
     lengths = list(map(len, emissions))
     order = sorted((n for n, length in enumerate(lengths) if length), key=lengths.__getitem__, reverse=True)
@@ -321,18 +321,18 @@ def decoding_batches(emissions: Sequence[torch.Tensor]) -> Iterator[tuple[list[i
 
 
 def attention_of(batch: PostBatch) -> torch.Tensor:
-    """The attention mask of the batch's one view, `(R, L)`."""
+    """The attention mask of the batch's only view, `(R, L)`."""
     return batch["attention_mask"] if "attention_mask" in batch else batch["cross_attention_mask"]
 
 
 def _passes(batch: PostBatch, words: list[int], most_rows: int, more: int) -> Iterator[list[int]]:
-    """Rows with words in groups of similar length, the longest first, the rows of a post next to each other.
+    """Groups rows with words by similar length, longest first, keeping the rows of a post together.
 
     Args:
         batch: the batch.
-        words: how many words each row gives.
-        most_rows: of a group.
-        more: what a row takes beside its tokens.
+        words: number of words that each row tags.
+        most_rows: maximum rows per group.
+        more: length of a row in addition to its tokens.
     """
     lengths = attention_of(batch).sum(1).tolist()  # (R,)
     longest = [0] * len(batch.texts)
@@ -352,14 +352,14 @@ def _passes(batch: PostBatch, words: list[int], most_rows: int, more: int) -> It
 
 
 def _view(batch: PostBatch, rows: list[int]) -> dict[str, torch.Tensor]:
-    """These rows of the batch's tokens, padded to their own longest."""
+    """The tokens of these rows, padded to the longest of them."""
     length = int(attention_of(batch)[rows].sum(1).max())
     names = (name for name in batch if name.endswith(("input_ids", "attention_mask", "token_type_ids")))
     return {name: batch[name][rows, :length] for name in names}
 
 
 class _Regions:
-    """What a model that looks at images sees in those of the posts, kept as long as a post's rows pass."""
+    """The region features of the posts' images, kept until all rows of a post have been processed."""
 
     def __init__(
         self, model: Any, processor: WordwiseProcessor, batch: PostBatch, images: Sequence[Any] | None

@@ -1,4 +1,4 @@
-"""ITA: one text encoder for the post alone and for the post with its visual context, a CRF, three losses."""
+"""ITA: one text encoder for both views (the post alone, and with its visual context), a CRF, and three losses."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from .crf import LinearChainCRF
 from .entity_tagger import EntityTagger, check_encoder, first_pieces, without_pooler
 from .tag_scheme import TagScheme
 
-# Encoders that take a position and an attention mask for every token, so that both views can lie in one row.
+# Encoders that take a position and an attention mask for every token, so that one row can hold both views.
 _SIDE_BY_SIDE = {"bert", "roberta", "xlm-roberta"}
 
-IGNORED = -100  # the label of a position that is no word, as everywhere in transformers
+IGNORED = -100  # the label of positions that are not words, as everywhere in transformers
 
 
 @dataclass
 class ItaOutput(ModelOutput):
-    """What `ItaForTokenClassification` returns (B posts, N words, C tags).
+    """Output of `ItaForTokenClassification` (B posts, N words, C tags).
 
-    With `word_positions` in the batch N counts words. Without them N is the number of pieces L, and a position that
-    is no word holds the uniform distribution.
+    If the batch has `word_positions`, N counts words. Otherwise N is the number of tokens L, and positions that are
+    not words hold the uniform distribution.
 
     Args:
-        loss: weighted sum of the losses below; present if labels were given.
-        logits: `(B, N, C)`, log posterior marginals of the textual view, or of the cross-modal view if the batch
-            holds no textual one. Their softmax is the posterior itself.
-        emissions: `(B, N, C)`, the tag scores that the CRF saw for `logits`, in float32.
+        loss: weighted sum of the losses below, if labels were given.
+        logits: `(B, N, C)`, log posterior marginals of the textual view, or of the cross-modal view if it is the only
+            one. Their softmax is the posterior itself.
+        emissions: `(B, N, C)`, the tag scores from which the CRF computed `logits`, in float32.
         cross_logits: `(B, N, C)`, log posterior marginals of the cross-modal view, if the batch holds both views.
         cross_emissions: `(B, N, C)`, the tag scores behind `cross_logits`.
         text_loss: L_T, the negative log-likelihood of the tags in the textual view, mean over posts.
         cross_loss: L_I+T, the same in the cross-modal view.
         cva_loss: L_CVA, the cross-view alignment, mean over posts.
-        hidden_states: of the encoder's one call, in that call's own layout, if asked for.
-        attentions: of the encoder's one call, in that call's own layout, if asked for.
+        hidden_states: hidden states of the encoder's single call, in the layout of that call, if requested.
+        attentions: attentions of the encoder's single call, in the layout of that call, if requested.
     """
 
     loss: torch.Tensor | None = None
@@ -59,7 +59,7 @@ class ItaOutput(ModelOutput):
 
 
 class _View(NamedTuple):
-    """The pieces of one view: R rows (one a post, or one a window of a long post) of L pieces."""
+    """The tokens of one view: R rows (one per post, or per window of a long post) of L tokens."""
 
     input_ids: torch.Tensor  # (R, L)
     attention_mask: torch.Tensor  # (R, L)
@@ -67,9 +67,9 @@ class _View(NamedTuple):
 
 
 class ItaForTokenClassification(EntityTagger):
-    """ITA (Wang et al., NAACL 2022): first pieces of the post's words → tags, through a linear-chain CRF.
+    """ITA (Wang et al., NAACL 2022): tags each word from its first subword, with a linear-chain CRF.
 
-    The visual context takes part in the encoder only; the CRF sees the words of the post, the same in both views.
+    Only the encoder reads the visual context; the CRF sees the words of the post, which are the same in both views.
     """
 
     config: ItaConfig
@@ -77,7 +77,7 @@ class ItaForTokenClassification(EntityTagger):
     base_model_prefix = "encoder"
     new_model = "from_text_encoder"
     supports_gradient_checkpointing = True
-    # The encoder answers for itself which attention it has; nothing outside it attends.
+    # Only the encoder has attention, and it checks for itself which implementations it supports.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -89,7 +89,7 @@ class ItaForTokenClassification(EntityTagger):
         super().__init__(config)
         self.encoder = without_pooler(AutoModel.from_config(config.text_config))
         scheme = config.tag_scheme
-        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
+        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) keeps the checkpoint's label2id
         self.classifier = nn.Linear(self.encoder.config.hidden_size, len(scheme))
         self.crf = LinearChainCRF(len(scheme), scheme=scheme, constraints=config.constraints)
         self.post_init()
@@ -106,20 +106,20 @@ class ItaForTokenClassification(EntityTagger):
         attn_implementation: str | None = None,
         **config: Any,
     ) -> ItaForTokenClassification:
-        """Starts from a pretrained text encoder, with a new classifier and CRF.
+        """Creates a model from a pretrained text encoder, with a new classifier and CRF.
 
         Args:
-            name_or_path: the encoder, a Hub id or a folder, as `AutoModel.from_pretrained` takes it.
+            name_or_path: the encoder, a Hub id or a folder, as in `AutoModel.from_pretrained`.
             labels: the tag set, `["O", "B-PER", "I-PER", …]`.
             revision: revision of the Hub repository.
             token: token for a private repository.
-            dtype: type of the weights.
+            dtype: data type of the weights.
             attn_implementation: `"sdpa"`, `"eager"`, …; default: the encoder's own.
             **config: fields of `ItaConfig`.
 
         Raises:
-            OSError: there is no such encoder.
-            ValueError: `labels` is no BIO or BIOES tag set.
+            OSError: the encoder does not exist.
+            ValueError: `labels` is not a BIO or BIOES tag set.
         """
         id2label = dict(enumerate(TagScheme(labels).labels))
         source = {"revision": revision, "token": token}
@@ -157,28 +157,29 @@ class ItaForTokenClassification(EntityTagger):
         emissions_only: bool = False,
         **kwargs: Any,
     ) -> ItaOutput:
-        """Tags the words of B posts in the views that the batch holds (`ItaProcessor` makes these tensors).
+        """Tags the words of B posts in the views that the batch holds (`ItaProcessor` creates these tensors).
 
         Args:
-            input_ids: `(R, L)`, textual view T: the post's pieces. R = B, but for posts longer than the window.
-            attention_mask: `(R, L)`, 1 on pieces, 0 on padding. Default: all ones.
+            input_ids: `(R, L)`, textual view T: the post's tokens. R = B unless a post is longer than the window.
+            attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them.
-            cross_input_ids: `(R, L')`, cross-modal view I+T: the same rows with the visual context behind the post.
+            cross_input_ids: `(R, L')`, cross-modal view I+T: the same rows, each followed by the visual context.
             cross_attention_mask: `(R, L')`.
             cross_token_type_ids: `(R, L')`.
-            word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding. The post comes first
-                in both views, so one tensor serves both. Without it every piece before the first separator is a
-                word or, if labels are given, every piece whose label is not −100.
+            word_positions: `(B, N)`, index of each word's first subword in its row; −1 is padding. The post comes
+                first in both views, so one tensor serves both. Default: every token before the first separator is a
+                word; if labels are given, every token whose label is not −100.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
-            has_context: `(B,)`, boolean, whether the cross-modal view holds any context; a post without takes no part
-                in L_CVA. Default: all true.
+            has_context: `(B,)`, boolean, whether the cross-modal view of a post holds context; posts without context
+                do not contribute to L_CVA. Default: all true.
             labels: `(B, N)` tag ids, −100 on padding; `(B, L)` without `word_positions`.
-            emissions_only: whether to leave out the logits, which take a scan of the CRF; only without labels.
-            **kwargs: for the encoder, such as `output_hidden_states`.
+            emissions_only: whether to skip the logits, which need a scan of the CRF; ignored with `labels` or without
+                `word_positions`.
+            **kwargs: passed to the encoder, such as `output_hidden_states`.
 
         Raises:
-            ValueError: the batch holds no view; or `word_positions` is missing while it holds the cross-modal view or
-                the configuration does not name the separator.
+            ValueError: the batch holds no view; or `word_positions` is missing and the batch holds the cross-modal
+                view or the configuration does not set `sep_token_id`.
         """
         views = [
             _View(ids, torch.ones_like(ids) if mask is None else mask, types)
@@ -228,7 +229,7 @@ class ItaForTokenClassification(EntityTagger):
         )
 
     def _encode(self, views: list[_View], kwargs: dict[str, Any]) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:
-        """Both views through the encoder in one call: a tensor `(R, L, H)` a view, and what the encoder returned."""
+        """Encodes all views in one call: one tensor `(R, L, H)` per view, and the encoder's output."""
         if len(views) == 1:
             encoded = self.encoder(**_present(views[0]), **kwargs)
             return [encoded.last_hidden_state], encoded
@@ -242,10 +243,10 @@ class ItaForTokenClassification(EntityTagger):
         return encoded.last_hidden_state.chunk(2), encoded
 
     def _side_by_side(self, text: _View, cross: _View) -> dict[str, torch.Tensor]:
-        """Both views in one row, T then I+T, blind to each other: no padding of the shorter to the longer."""
+        """Both views in one row, T then I+T, masked from each other, so that the shorter one needs no padding."""
         input_ids = torch.cat([text.input_ids, cross.input_ids], dim=1)  # (R, L + L')
         lengths = [text.input_ids.shape[1], cross.input_ids.shape[1]]
-        # RoBERTa counts positions from behind its padding id.
+        # RoBERTa counts positions from its padding id + 1.
         first = 0 if self.encoder.config.model_type == "bert" else self.encoder.config.pad_token_id + 1
         positions = torch.cat([torch.arange(first, first + n, device=input_ids.device) for n in lengths])
         is_cross = torch.arange(sum(lengths), device=input_ids.device) >= lengths[0]  # (L + L',)
@@ -291,10 +292,10 @@ class ItaForTokenClassification(EntityTagger):
         return losses
 
     def _pieces_of_the_post(self, view: _View) -> torch.Tensor:
-        """Which pieces stand before the first separator, `(R, L)`, boolean, the opening piece left out."""
+        """Which tokens precede the first separator, `(R, L)`, boolean, without the opening token."""
         if self.config.sep_token_id is None:
             raise ValueError(
-                "word_positions are missing, and config.sep_token_id does not say where the post ends: pass the "
+                "word_positions is missing, and without config.sep_token_id the end of the post is unknown: pass the "
                 "processor's whole batch, or set config.sep_token_id to the tokenizer's"
             )
         before_separator = (view.input_ids == self.config.sep_token_id).cumsum(1) == 0
@@ -335,7 +336,7 @@ def _present(view: _View) -> dict[str, torch.Tensor]:
 
 
 def _stacked(text: _View, cross: _View, padding: int) -> dict[str, torch.Tensor]:
-    """The rows of both views below each other, T first, padded to one length: `(2R, max(L, L'))`."""
+    """The rows of both views, T first, padded to the same length: `(2R, max(L, L'))`."""
     length = max(text.input_ids.shape[1], cross.input_ids.shape[1])
 
     def stack(first: torch.Tensor, second: torch.Tensor, fill: int) -> torch.Tensor:
@@ -348,13 +349,13 @@ def _stacked(text: _View, cross: _View, padding: int) -> dict[str, torch.Tensor]
 
 
 def _positions(is_word: torch.Tensor) -> torch.Tensor:
-    """Indices of the true entries of each row of `(B, L)`, to the left, −1 behind them."""
+    """Indices of the true entries of each row of `(B, L)`, followed by −1."""
     order = torch.argsort((~is_word).int(), dim=1, stable=True)
     return order.masked_fill(~is_word.gather(1, order), -1)
 
 
 def _at_pieces(values: torch.Tensor, positions: torch.Tensor, empty: float) -> torch.Tensor:
-    """Puts values of words `(B, L, C)` back to the pieces they came from; `empty` stands everywhere else."""
+    """Moves values of words `(B, L, C)` to the positions of their tokens; all others get `empty`."""
     index = positions.masked_fill(positions < 0, positions.shape[1])[..., None].expand_as(values)
     spread = values.new_full((len(values), values.shape[1] + 1, values.shape[2]), empty)
     return spread.scatter(1, index, values)[:, :-1]

@@ -1,4 +1,4 @@
-"""From a post and its visual context to the tensors of the two views, and from word spans back to the post."""
+"""The ITA processor: turns posts and their visual contexts into the tensors of the two views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wordwise_processor import PostBatch, WordwiseProcessor, _padded, one_each
 
 
 class ItaProcessor(WordwiseProcessor):
-    """Lays out posts and visual contexts as the input of the encoder (method section 2).
+    """Builds the encoder's input from posts and visual contexts (method section 2).
 
     ```
     T    [CLS] w1 … wn [SEP]
@@ -22,19 +22,20 @@ class ItaProcessor(WordwiseProcessor):
     ```
 
     Args:
-        tokenizer: the encoder's.
-        context_kinds: the kinds of context that take part, in this order. Any kind of a `VisualContext` can be named;
-            kinds that are not named are left out.
-        separate_kinds: the kinds whose strings stand in a segment each; the strings of every other kind are joined.
-        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
-        max_context_length: at most so many pieces of context, separators included. Default: as many as fit.
-        segment_ids: whether the context gets segment id 1, for encoders that have segments. The original does not.
-        context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
+        tokenizer: the encoder's tokenizer.
+        context_kinds: the kinds of context to use, in this order. Any kind of a `VisualContext` can be named; all
+            other kinds are ignored.
+        separate_kinds: the kinds whose strings each get their own segment. The strings of any other kind are joined
+            into one segment.
+        max_length: window size of the encoder in tokens. Default: the tokenizer's `model_max_length`, at most 512.
+        window_overlap: tokens that consecutive windows of a long post share, at most half a window.
+        max_context_length: maximum length of the context in tokens, separators included. Default: as many as fit.
+        segment_ids: whether context tokens get segment id 1, for encoders that have segments. The original does not.
+        context_builder: settings of the `VisualContextBuilder` that creates contexts for images that have none.
 
     Raises:
-        ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, or a kind has no
-            usable name.
+        ValueError: the tokenizer has no separator or no unknown token, a length is out of range, or the name of a
+            kind is invalid.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ItaProcessor(WordwiseProcessor):
         self.context_kinds = [check_kind(kind) for kind in check_list("context_kinds", context_kinds)]
         self.separate_kinds = [check_kind(kind) for kind in check_list("separate_kinds", separate_kinds)]
         if max_context_length is not None:
-            check_integer("max_context_length", max_context_length, 0, "pieces")
+            check_integer("max_context_length", max_context_length, 0, "tokens")
         if not isinstance(segment_ids, bool):
             raise ValueError(f"segment_ids is {segment_ids!r:.60} (expected true or false)")
         self.max_context_length = max_context_length
@@ -62,7 +63,7 @@ class ItaProcessor(WordwiseProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        """The tensors of a batch that holds both views."""
+        """The names of the tensors in a batch with both views."""
         views = ["input_ids", "attention_mask", "cross_input_ids", "cross_attention_mask"]
         return [*views, "word_positions", "has_context"]
 
@@ -75,23 +76,25 @@ class ItaProcessor(WordwiseProcessor):
         is_split_into_words: bool = False,
         labels: Sequence[Sequence[int]] | None = None,
     ) -> PostBatch:
-        """Makes one batch, padded to its longest row.
+        """Creates one batch, padded to its longest row.
 
         Args:
-            posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
-            contexts: the visual context of every post, `VisualContext` or a mapping that
-                `VisualContext.from_dict` takes, None where there is none.
-            views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given.
-            is_split_into_words: whether the posts are split already.
-            labels: the tag ids of every post's words.
+            posts: one post or a list of posts; with `is_split_into_words`, a list of words or a list of such lists.
+            contexts: one visual context per post: a `VisualContext`, a mapping that `VisualContext.from_dict`
+                accepts, or None.
+            views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given,
+                otherwise T.
+            is_split_into_words: whether the posts are already split into words.
+            labels: the tag ids of each post's words.
 
         Returns:
-            `input_ids`, `attention_mask` `(R, L)` and `cross_input_ids`, `cross_attention_mask` `(R, L')` as the views
-            ask; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` if a post needed several windows;
-            `has_context` `(B,)` with the I+T view; `labels` `(B, N)`, −100 on padding, if given.
+            `input_ids`, `attention_mask` `(R, L)` for view T; `cross_input_ids`, `cross_attention_mask` `(R, L')` and
+            `has_context` `(B,)` for view I+T; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` if a post
+            needs several windows; `labels` `(B, N)`, −100 on padding, if given.
 
         Raises:
-            ValueError: the posts, contexts and labels are not of one number, or a post's words and labels are not.
+            ValueError: the numbers of posts, contexts and labels differ, or a post has more or fewer labels than
+                words.
             TypeError: a post is not a string (or not a list of strings).
         """
         texts, words, counts = self._read(posts, is_split_into_words)
@@ -105,7 +108,7 @@ class ItaProcessor(WordwiseProcessor):
             data |= self._tensors(rows, [[] for _ in rows])
         if views != "T":
             segments = self._segments(given)
-            # A post that takes several windows leaves no room for its context.
+            # A post that spans several windows leaves no room for its context.
             rooms = {b: self.max_length - len(row) for b, row in zip(owners, rows, strict=True)}
             rooms |= {b: 0 for b, windows in Counter(owners).items() if windows > 1}
             tails = [self._fit(segments[b], rooms[b], counts) for b in range(len(texts))]
@@ -119,12 +122,12 @@ class ItaProcessor(WordwiseProcessor):
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
     ) -> PostBatch:
-        """The batch of these posts in view I+T, or in T if none has a context."""
+        """Creates the batch of these posts in view I+T, or in view T if none of them has a context."""
         views: Literal["T", "I+T"] = "I+T" if any(contexts) else "T"
         return self(posts, contexts, views=views, is_split_into_words=is_split_into_words)
 
     def _segments(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None]) -> list[list[list[int]]]:
-        """The context of every post as segments of pieces, in the order in which they follow the post."""
+        """The context of every post as segments of tokens, in the order in which they follow the post."""
         strings: list[list[str]] = []
         for context in contexts:
             kinds = {} if context is None else VisualContext.from_dict(context).kinds
@@ -138,7 +141,7 @@ class ItaProcessor(WordwiseProcessor):
         return [[pieces for _ in segments if (pieces := next(encoded))] for segments in strings]
 
     def _fit(self, segments: list[list[int]], room: int, counts: Counter[str]) -> list[int]:
-        """The context behind the post, each segment closed by a separator, its tail cut to the room there is."""
+        """The context tokens after the post, a separator after each segment, truncated to fit the room left."""
         separator = self.tokenizer.sep_token_id
         whole = [piece for segment in segments for piece in [*segment, separator]]
         room = room if self.max_context_length is None else min(room, self.max_context_length)

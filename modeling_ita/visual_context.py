@@ -1,8 +1,8 @@
-"""The image as text: visual contexts, the aligners that read them off an image, and the builder that runs them.
+"""Visual contexts: the image as text.
 
 An *aligner* turns a batch of images into strings of one *kind*: object tags (the paper's local alignment), captions
-(global alignment), the characters in the image (optical character alignment), or any further kind of the user's own.
-A `VisualContext` holds those strings and tells where they came from; it is all that the model ever sees of an image.
+(global alignment), text in the image (optical character alignment), or any kind that the user adds. A `VisualContext`
+holds these strings and records where they came from. ITA sees nothing else of an image.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ CAPTIONS = "captions"
 OCR = "ocr"
 
 
-EXAMINATION = "image"  # the name under which a store keeps what opening an image has shown; no kind of context
+EXAMINATION = "image"  # where a store records the result of opening an image; not a kind of context
 NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
 
 
 @dataclass(frozen=True)
 class VisualContext:
-    """What an image says, as text (method §2): strings by kind, and who wrote them.
+    """An image as text (method §2): strings by kind, and their provenance.
 
-    White space inside a string becomes single spaces; strings that are empty then are dropped, and so are kinds
-    without strings. Two contexts are equal if they hold the same strings from the same sources.
+    Runs of white space become single spaces. Empty strings and kinds without strings are dropped. Two contexts are
+    equal if they hold the same strings from the same sources.
 
     Args:
-        kinds: strings by kind, best or first one first: `"object_tags"`, `"captions"`, `"ocr"` or any name of the
-            user's own (`"knowledge"`).
-        provenance: by kind, how its strings came about: `model`, `revision`, `settings`, `image_sha256` (see
-            `image_sha256`) and `date` (UTC, ISO 8601), or less where less is known, such as `{"model": "scene"}`.
-            A kind may stand here without strings: it was looked for and nothing was found.
+        kinds: strings by kind, ordered by confidence or position: `"object_tags"`, `"captions"`, `"ocr"` or a name of
+            your own (`"knowledge"`).
+        provenance: by kind, how its strings were created: `model`, `revision`, `settings`, `image_sha256` (see
+            `image_sha256`) and `date` (UTC, ISO 8601). All are optional: `{"model": "scene"}` is enough. A kind with a
+            provenance but without strings was searched for and not found.
 
     Raises:
-        ValueError: a kind has no usable name or holds anything but strings, or a provenance is not a dictionary.
+        ValueError: the name of a kind is invalid, a kind holds anything but strings, or a provenance is not a
+            dictionary.
     """
 
     kinds: dict[str, list[str]] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class VisualContext:
 
     @property
     def object_tags(self) -> list[str]:
-        """Object tags with their attributes before the noun, most confident first."""
+        """Object tags, most confident first; attributes precede the noun."""
         return self.kinds.get(OBJECT_TAGS, [])
 
     @property
@@ -78,15 +79,15 @@ class VisualContext:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any] | VisualContext) -> VisualContext:
-        """The context in a row such as `{"id": …, "captions": ["a dog"], "source": {"captions": "BLIP-2"}}`.
+        """Reads a context from a row such as `{"id": …, "captions": ["a dog"], "source": {"captions": "BLIP-2"}}`.
 
-        Every key but `id` (ignored), `source` and `provenance` is a kind; None is a kind without strings. `source`
-        names models by kind; `provenance` gives dictionaries by kind, also as JSON, and goes before it. A visual
-        context is taken as it is, also one made by another copy of this module (a checkpoint's code stands beside the
-        installed package).
+        `id` is ignored, `source` maps kinds to model names, and `provenance` maps kinds to dictionaries (or is such a
+        mapping as JSON); `provenance` takes precedence over `source`. Every other key is a kind, whose value may be
+        None. A `VisualContext` is returned as it is. One from another copy of this module is converted: a checkpoint's
+        own code may be loaded next to the installed package.
 
         Raises:
-            ValueError: a kind is not a list of strings, or `source` or `provenance` is not a dictionary by kind.
+            ValueError: a kind is not a list of strings, or `source` or `provenance` does not map kinds to origins.
         """
         if isinstance(row, cls):
             return row
@@ -115,23 +116,23 @@ class VisualContext:
 
 
 def check_kind(kind: Any) -> str:
-    """The name of a kind of context itself, if it can be one: it names a column, a folder of a store, a JSON key.
+    """Returns the name of a kind of context if it is valid: it is used as a column, a store's folder and a JSON key.
 
     Raises:
-        ValueError: it is no name (see `check_name`), or one that a row of contexts needs for something else.
+        ValueError: the name is invalid (see `check_name`), or reserved for another key of a context row.
     """
     if kind in NOT_KINDS:
-        raise ValueError(f"{kind!r} cannot be the name of a kind of visual context: it has another meaning there")
+        raise ValueError(f"{kind!r} cannot be the name of a kind of visual context: this name is reserved")
     return check_name("a kind of visual context", kind)
 
 
 def _json_values(provenance: Any) -> Any:
-    """A provenance, also one that is JSON itself, as in a column of Parquet; nothing else could be written again."""
+    """A provenance, parsed if it is JSON text, as in a Parquet column; other values could not be saved again."""
     try:
         value = json.loads(provenance) if isinstance(provenance, str) else provenance
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"'provenance' is not made of JSON values: {error}") from None
+        raise ValueError(f"'provenance' must consist of JSON values: {error}") from None
     return value
 
 
@@ -148,14 +149,14 @@ def _clean(kind: Any, strings: Any) -> list[str]:
 
 
 def recorded_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:
-    """By kind, what made most of the contexts, as far as they tell: `model`, or `revision` and `settings` too."""
+    """For each kind, the aligner recorded in most contexts: its `model`, and `revision` and `settings` if recorded."""
     made: dict[str, Counter[str]] = {}
     for context in contexts:
         for kind, origin in context.provenance.items():
             if "model" in origin:
                 aligner = {key: origin[key] for key in ("model", "revision", "settings") if key in origin}
                 made.setdefault(kind, Counter())[json.dumps(aligner, sort_keys=True)] += 1
-    # datasets reads JSON with a parser that is off by a bit: 0.6 comes back as 0.6000000000000001, another setting.
+    # The JSON parser of datasets is off by one bit: 0.6 becomes 0.6000000000000001, which would be another setting.
     return {
         kind: json.loads(counts.most_common(1)[0][0], parse_float=lambda digits: float(f"{float(digits):.15g}"))
         for kind, counts in made.items()
@@ -163,8 +164,8 @@ def recorded_aligners(contexts: Iterable[VisualContext]) -> dict[str, dict[str, 
 
 
 def named_aligners(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those of `recorded_aligners` that can be asked again, as `VisualContextBuilder` takes them.
+    """Selects the `recorded_aligners` that can be run again, in the form that `VisualContextBuilder` takes.
 
-    Kinds of which nothing but a name is known are left out.
+    Leaves out kinds for which only a model name is recorded.
     """
     return {kind: dict(made) for kind, made in recorded.items() if made.keys() == {"model", "revision", "settings"}}

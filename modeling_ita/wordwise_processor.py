@@ -1,4 +1,4 @@
-"""A post becomes words, tokens and windows, and what a model finds becomes characters again."""
+"""Splits posts into words, tokens and windows, and maps predicted spans back to characters."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from .tag_scheme import Span
 from .visual_context import VisualContext
 
 IGNORED = -100  # the label of padding, as everywhere in transformers
-_KNOWN_WORDS = 100_000  # words whose pieces are remembered, unless they are longer than
-_KNOWN_LENGTH = 32  # characters, or
-_KNOWN_PIECES = 16  # pieces, so that no post can fill the memory
+# The cache of tokenized words is bounded, so that no post can fill the memory.
+_KNOWN_WORDS = 100_000  # entries
+_KNOWN_LENGTH = 32  # characters of a word; longer ones are not cached
+_KNOWN_PIECES = 16  # tokens of a word; longer ones are not cached
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Entity:
     Attributes:
         type: the entity type, such as `PER`.
         score: posterior probability that exactly these words form this entity.
-        word: the entity as it stands in the post, `text[start:end]`.
-        start: first character in the post's string.
-        end: one past the last character.
-        word_start: first word.
-        word_end: one past the last word.
+        word: the entity's text in the post, `text[start:end]`.
+        start: index of the first character in the post.
+        end: index one past the last character.
+        word_start: index of the first word.
+        word_end: index one past the last word.
     """
 
     type: str
@@ -58,15 +59,15 @@ class Entity:
 
 
 class PostBatch(BatchFeature):
-    """Tensors for `ItaForTokenClassification.forward`, and beside them what the posts were.
+    """Tensors for `ItaForTokenClassification.forward`, together with the posts they were made from.
 
     Attributes:
-        texts: the posts as strings; posts given as words are joined by spaces.
-        words: the words of every post, with their characters in its text.
-        counts: what was lost or replaced in this batch: `words`, `empty_posts`, `unknown_words` (no piece, the
-            unknown token in their place), `shortened_words` (more pieces than the window holds), `windowed_posts`,
-            `contexts`, `contexts_cut`, `context_pieces_cut`.
-        row_posts: the post of every row, `R` numbers.
+        texts: the posts as strings; words of pre-split posts are joined by spaces.
+        words: the words of every post, with their character offsets in its text.
+        counts: how much of this batch was read, lost or replaced: `words`, `empty_posts`, `unknown_words` (the
+            tokenizer returns nothing, the unknown token replaces them), `shortened_words` (more tokens than fit the
+            window), `windowed_posts`, `contexts`, `contexts_cut`, `context_pieces_cut` (context tokens cut).
+        row_posts: for each of the `R` rows, the index of its post.
     """
 
     texts: list[str]
@@ -87,17 +88,17 @@ class PostBatch(BatchFeature):
 
 
 class WordwiseProcessor(ProcessorMixin):
-    """What the processors of all systems share: posts to words, words to pieces one by one, and spans back to posts.
+    """Base class of the processors: splits posts into words, tokenizes each word alone, maps spans back to posts.
 
     Args:
-        parts: the tokenizer, and what else the processor is made of.
-        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
-        context_builder: settings of the `VisualContextBuilder` that makes the context of an image, if it has none.
+        parts: the tokenizer and the processor's other parts.
+        max_length: window size of the encoder in tokens. Default: the tokenizer's `model_max_length`, at most 512.
+        window_overlap: tokens that consecutive windows of a long post share, at most half a window.
+        context_builder: settings of the `VisualContextBuilder` that creates contexts for images that have none.
 
     Raises:
-        ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, or a kind has no
-            usable name.
+        ValueError: the tokenizer has no separator or no unknown token, a length is out of range, or the name of a
+            kind is invalid.
     """
 
     context_kinds: Sequence[str]
@@ -111,25 +112,26 @@ class WordwiseProcessor(ProcessorMixin):
         if self.tokenizer.sep_token_id is None or self.tokenizer.unk_token_id is None:
             name = type(self.tokenizer).__name__
             raise ValueError(
-                f"{name} has no separator or no unknown token, and {type(self).__name__} needs both: "
-                f"{TOKENIZER_CONFIG} names them"
+                f"{type(self).__name__} needs a separator and an unknown token, and {name} lacks one of them: "
+                f"set sep_token and unk_token in {TOKENIZER_CONFIG}"
             )
         self.max_length = min(int(longest), 512) if max_length is None else max_length
         self.window_overlap = window_overlap
         self.context_builder = context_builder
-        check_integer("max_length", self.max_length, 8, "pieces")
-        check_integer("window_overlap", window_overlap, 0, "pieces")
+        check_integer("max_length", self.max_length, 8, "tokens")
+        check_integer("window_overlap", window_overlap, 0, "tokens")
         if context_builder is not None:
             check_recipes(context_builder)
         self._pieces: dict[str, list[int]] = {}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads a processor; the arguments are those of `ProcessorMixin.from_pretrained`.
+        """Loads a processor; takes the same arguments as `ProcessorMixin.from_pretrained`.
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is broken, or holds a setting of the wrong type or out of range; the message names it.
+            ValueError: a file is broken, or a setting in it has the wrong type or is out of range; the message names
+                the file.
         """
         name = pretrained_model_name_or_path
         with reading(name, PROCESSOR):
@@ -137,7 +139,7 @@ class WordwiseProcessor(ProcessorMixin):
             if folder is not None:
                 check_processor_files(folder)
             processor = super().from_pretrained(name, *args, **kwargs)
-        with reading(name, TOKENIZER):  # some vocabularies load, and fail at the first word that they do not have
+        with reading(name, TOKENIZER):  # some broken vocabularies load, and fail only at the first unknown word
             processor._encode([" \N{SNOWMAN}"])
         return processor
 
@@ -157,11 +159,14 @@ class WordwiseProcessor(ProcessorMixin):
     def post_process_entities(
         self, spans: Sequence[Sequence[tuple[Span, float]]], batch: PostBatch
     ) -> list[list[Entity]]:
-        """Entities with characters of the caller's own strings, from the model's `decode_entities`.
+        """Turns the word spans of the model's `decode_entities` into entities with character offsets.
 
         Args:
-            spans: the spans of words of every post with their scores.
+            spans: for every post, its word spans with their scores.
             batch: the batch that was decoded.
+
+        Returns:
+            For every post its entities; offsets count characters of the caller's own string.
         """
         return [
             [_entity(span, score, text, words) for span, score in row]
@@ -169,49 +174,49 @@ class WordwiseProcessor(ProcessorMixin):
         ]
 
     def check_model(self, config: Any) -> None:
-        """Refuses the settings of a model that does not take what is made here.
+        """Checks that a model accepts the output of this processor.
 
         Args:
             config: the model's configuration.
 
         Raises:
-            ValueError: the tokenizer is that of another encoder, which has more entries.
+            ValueError: the tokenizer has token ids that the model's encoder does not embed.
         """
         embedded, last = config.text_config.vocab_size, max(self.tokenizer.get_vocab().values(), default=0)
         if last >= embedded:
             raise ValueError(
-                f"the tokenizer has an entry {last:,}, and the model's encoder embeds {embedded:,}: tokenizer.json is "
-                "another model's"
+                f"the tokenizer has the token id {last:,}, but the model's encoder embeds only {embedded:,} tokens: "
+                "tokenizer.json belongs to another model"
             )
 
     def for_prediction(
         self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
     ) -> PostBatch:
-        """The batch of these posts in the one view that says most about them, for `word_emissions`.
+        """Creates the batch for `word_emissions`, in the one view that holds most about these posts.
 
-        It lacks what `word_tensors` and `image_tensors` add pass by pass.
+        `word_tensors` and `image_tensors` add the remaining tensors, pass by pass.
         """
         raise NotImplementedError
 
     def word_tensors(self, posts: Sequence[Sequence[Word]], counts: Counter[str]) -> dict[str, torch.Tensor]:
-        """What a model is given of words beside their pieces, `(B, N, …)` each; most are given nothing."""
+        """Further inputs per word, `(B, N, …)` each, for models that take any. Default: none."""
         return {}
 
     def image_tensors(self, images: Sequence[Any], counts: Counter[str] | None = None) -> dict[str, torch.Tensor]:
-        """What a model that looks at the images themselves is given of them; others are given nothing."""
+        """Image inputs, for models that look at the images themselves. Default: none."""
         return {}
 
     def _read(self, posts: Any, is_split_into_words: bool) -> tuple[list[str], list[list[Word]], Counter[str]]:
-        """The posts as strings, their words, and how many there are."""
+        """The posts as strings, their words, and the counts of both."""
         texts, words = _read_posts(posts, is_split_into_words)
         return texts, words, Counter(words=sum(map(len, words)), empty_posts=sum(not post for post in words))
 
     def _pieces_of(self, posts: list[list[Word]], counts: Counter[str]) -> list[list[list[int]]]:
-        """The pieces of every word, looked up one by one so that no word can be lost or shift the next."""
+        """The tokens of every word; each word is tokenized alone, so that none can get lost or shift the next."""
         wanted = {word.text for post in posts for word in post}
         known = {text: found for text in wanted if (found := self._pieces.get(text)) is not None}
         new = [text for text in wanted if text not in known]
-        # The space before it makes every tokenizer see a word inside a sentence.
+        # With a leading space, every tokenizer treats the word as one inside a sentence.
         encoded = dict(zip(new, self._encode([f" {text}" for text in new]), strict=True))
         self._remember(encoded)
         known |= encoded
@@ -227,26 +232,26 @@ class WordwiseProcessor(ProcessorMixin):
     def _remember(self, pieces: dict[str, list[int]]) -> None:
         short = {text: n for text, n in pieces.items() if len(text) <= _KNOWN_LENGTH and len(n) <= _KNOWN_PIECES}
         if len(self._pieces) + len(short) > _KNOWN_WORDS:
-            self._pieces = {}  # another thread goes on with the old ones
+            self._pieces = {}  # a new dictionary, since another thread may still read the old one
         self._pieces.update(islice(short.items(), _KNOWN_WORDS))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        # Half a surrogate pair, as a cut emoji leaves in JSON, is no character to a tokenizer: it becomes "?".
+        # Tokenizers refuse half a surrogate pair, which a truncated emoji leaves in JSON: it becomes "?".
         texts = [text.encode("utf-8", "replace").decode() for text in texts]
-        # verbose=False: what is longer than the window is cut or windowed here, and counted
+        # verbose=False: no warning about long texts, which are truncated or windowed here, and counted
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def _post_rows(
         self, posts: list[list[list[int]]], counts: Counter[str]
     ) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[int]]:
-        """Rows `[CLS] words [SEP]`, for every word its position and row, and for every row its post."""
+        """Rows `[CLS] words [SEP]`; the position and the row of every word; the post of every row."""
         rows: list[list[int]] = []
         owners: list[int] = []
         positions, word_rows = [], []
         opening = self.tokenizer.cls_token_id
         for b, post in enumerate(posts):
-            offsets = [0, *accumulate(map(len, post))]  # pieces before word n
-            overlap = min(self.window_overlap, self.max_length // 2)  # more would move a window by a word
+            offsets = [0, *accumulate(map(len, post))]  # tokens before word n
+            overlap = min(self.window_overlap, self.max_length // 2)  # more would advance windows word by word
             windows = _windows(offsets, self.max_length - 2, overlap)
             counts["windowed_posts"] += len(windows) > 1
             best = _best_windows(windows, offsets)
@@ -269,7 +274,7 @@ class WordwiseProcessor(ProcessorMixin):
         }
 
     def _word_places(self, positions: list[list[int]], rows: list[list[int]] | None) -> dict[str, torch.Tensor]:
-        """Where the words are; their rows too, if a post has several."""
+        """The positions of the words; their rows too, if a post has several."""
         return {"word_positions": _padded(positions, -1)} | ({} if rows is None else {"word_rows": _padded(rows, 0)})
 
     def _labels(self, labels: Sequence[Sequence[int]] | None, words: list[list[Word]]) -> dict[str, torch.Tensor]:
@@ -299,22 +304,22 @@ def _read_posts(posts: Any, is_split_into_words: bool) -> tuple[list[str], list[
 
 
 def one_each(given: Any, posts: int, what: str, single: tuple[type, ...]) -> list[Any]:
-    """What was given beside the posts, one for each, None where there is none.
+    """Lists what was given along with the posts, one item per post, None where there is none.
 
     Args:
-        given: one of the `single` types, an iterable of these and None, or None.
-        posts: how many posts there are.
-        what: what is given, for the message: `"contexts"`.
-        single: the types of one.
+        given: one item of a `single` type, an iterable of such items and None, or None.
+        posts: number of posts.
+        what: name of the items for the error message, such as `"contexts"`.
+        single: the types of a single item.
 
     Raises:
-        ValueError: it is not one for each post.
+        ValueError: the number of items differs from the number of posts.
     """
     if given is None:
         return [None] * posts
     each = [given] if isinstance(given, single) else list(given)
     if len(each) != posts:
-        raise ValueError(f"{posts} posts but {len(each)} {what} (expected one for each post, None for none)")
+        raise ValueError(f"{posts} posts but {len(each)} {what} (expected one per post, or None)")
     return each
 
 
@@ -328,7 +333,7 @@ def _checked(labels: Sequence[Sequence[int]], words: list[list[Word]]) -> list[l
 
 
 def _windows(offsets: list[int], budget: int, overlap: int) -> list[tuple[int, int]]:
-    """Ranges of words that hold at most `budget` pieces each and overlap by at most `overlap` pieces."""
+    """Ranges of words with at most `budget` tokens each, which overlap by at most `overlap` tokens."""
     words = len(offsets) - 1
     windows = []
     first = 0
@@ -346,7 +351,7 @@ def _windows(offsets: list[int], budget: int, overlap: int) -> list[tuple[int, i
 
 
 def _best_windows(windows: list[tuple[int, int]], offsets: list[int]) -> list[int]:
-    """For every word the window in which it is furthest from an edge that cuts the post."""
+    """For every word, the window in which it is furthest from an edge inside the post."""
     words = len(offsets) - 1
 
     def distance(index: int, word: int) -> float:
@@ -392,7 +397,7 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 
 class Word(NamedTuple):
-    """A word of a post, `text[start:end]` of the post's own string."""
+    """A word of a post: `text`, which is characters `start` to `end` of the post's string."""
 
     text: str
     start: int
@@ -400,11 +405,11 @@ class Word(NamedTuple):
 
 
 def split_words(text: str) -> list[Word]:
-    """Splits a post as Twitter-15, Twitter-17 and SNAP are split.
+    """Splits a post into words, following the conventions of Twitter-15, Twitter-17 and SNAP.
 
-    `@` and `#` stand apart from the name behind them, as does other punctuation; URLs, decimal numbers, dotted
-    abbreviations (`U.S.`) and emoticons stay whole; combining marks, skin tones, variation selectors, joined emoji
-    and flags stay with what they modify.
+    `@`, `#` and other punctuation become words of their own. URLs, decimal numbers, dotted abbreviations (`U.S.`) and
+    emoticons stay whole. Combining marks, skin tones, variation selectors, joined emoji and flags stay with the
+    character that they modify.
     """
     places: list[tuple[int, int]] = []
     for match in _TOKEN.finditer(text):
@@ -416,13 +421,13 @@ def split_words(text: str) -> list[Word]:
 
 
 def _belongs_together(text: str, start: int, end: int, after: int) -> bool:
-    """Whether what begins at `after` goes on with the word `text[start:end]` right before it."""
+    """Whether the match at `after` continues the word `text[start:end]` right before it."""
     first, last, following = text[start], text[end - 1], text[after]
     if _extends(following) or last == _ZERO_WIDTH_JOINER:
         return True
     if _is_flag_half(following):
         return end - start == 1 and _is_flag_half(first)
-    # a script whose vowel signs are marks goes on with letters behind the mark
+    # in scripts whose vowel signs are marks, letters after the mark continue the word
     return first.isalnum() and unicodedata.category(last).startswith("M") and following.isalnum()
 
 

@@ -528,7 +528,7 @@ def test_settings_are_json_where_they_can_be() -> None:
         (["--aligner", "mood"], "expected KIND=NAME"),
         (["--ocr", "rapidocr", "--set", "captions.x=1"], "KIND one of ocr"),
         (["--ocr", "rapidocr", "--set", "ocr.beams=1"], "ocr: .*beams"),
-        (["--aligner", "mood=no_such_module_x:f"], "mood: no_such_module_x:f cannot be had"),
+        (["--aligner", "mood=no_such_module_x:f"], "mood: no_such_module_x:f cannot be imported"),
         (["--ocr", "rapidocr", "--output", "contexts.csv"], r"contexts.csv: the name ends in neither .jsonl nor"),
         (["--ocr", "rapidocr", "--batch_size", "0"], "batch_size is 0"),
         (["--ocr", "rapidocr", "--limit", "-1"], "limit is -1"),

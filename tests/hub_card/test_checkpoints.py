@@ -94,7 +94,7 @@ def test_a_stranger_is_told_the_same(intact: dict[str, Path], tmp_path: Path) ->
         [folder],
     )
     assert said.strip().endswith(
-        "checkpoint/processor_config.json: max_length is '512' (expected an integer, at least 8 pieces)"
+        "checkpoint/processor_config.json: max_length is '512' (expected an integer, at least 8 tokens)"
     )
 
 

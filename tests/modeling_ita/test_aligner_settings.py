@@ -250,7 +250,7 @@ def test_local_folders_are_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"ocr": {"model": "x", "settings": "y"}}, "ocr: an aligner is"),
         ({"ocr": {"model": "x", "code": "y"}}, "ocr: an aligner is"),
         ({'a":[],**(__import__("os")),"b': "x"}, "cannot be the name of a kind"),
-        ({"device": "cpu"}, "'device' is no kind"),
+        ({"device": "cpu"}, "'device' is not a kind"),
         ({"max_pixels": 10**12}, r"max_pixels is 1000000000000 \(expected an integer from 1 to 200,000,000\)"),
         ({"max_pixels": True}, "max_pixels is True"),
         ({f"kind{n}": "x" for n in range(21)}, "names 21 aligners"),

@@ -281,7 +281,7 @@ def test_unfit_aligners(aligner: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["no_such_module_x:f", "json:no_such_name"])
 def test_code_that_is_not_there(name: str) -> None:
-    with pytest.raises(ImportError, match=f"mood: {name} cannot be had .* PYTHONPATH"):
+    with pytest.raises(ImportError, match=f"mood: {name} cannot be imported .* PYTHONPATH"):
         make_aligner("mood", name)
 
 
@@ -385,11 +385,11 @@ def test_kinds_that_are_no_folders_are_refused(kind: str) -> None:
 def test_identities_that_are_no_keys_are_refused(identity: dict[str, Any]) -> None:
     stub = Stub()
     stub.identity = identity
-    with pytest.raises(ValueError, match=r"ocr: an aligner's identity holds (model|JSON)"):
+    with pytest.raises(ValueError, match=r"ocr: an aligner's identity must hold (model|JSON)"):
         VisualContextBuilder(ocr=stub)
 
 
 def test_settings_that_are_not_saved_are_refused() -> None:
     for name in ("store", "device"):
-        with pytest.raises(ValueError, match=f"{name!r} is no kind"):
+        with pytest.raises(ValueError, match=f"{name!r} is not a kind"):
             VisualContextBuilder.from_dict({name: "os:system"})

@@ -337,7 +337,7 @@ def test_it_learns_what_the_picture_says() -> None:
         ({"num_attention_heads": 5}, "does not divide the hidden size 24"),
         ({"fusion_dropout": 1.0}, "expected 0 ≤ fusion_dropout < 1"),
         ({"num_object_classes": 0}, "expected 1 or more"),
-        ({"train_vision": True, "vision_config": None}, "no vision_config to train"),
+        ({"train_vision": True, "vision_config": None}, "vision_config is None: there is no vision encoder to train"),
         ({"aux_loss_weight": -1.0}, "expected a number ≥ 0"),
         ({"checkpoint_format": 2}, "is of format 2"),
     ],

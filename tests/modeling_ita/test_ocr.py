@@ -562,7 +562,7 @@ class TestByName:
             ocr_by_name("rapidocr", RapidOcr().identity["revision"])
             assert not caplog.records
             ocr_by_name("rapidocr", "0.1")
-        assert "version 0.1 was asked for" in caplog.text
+        assert "version 0.1 was requested" in caplog.text
 
 
 def test_engines_have_no_kind() -> None:
