@@ -167,7 +167,7 @@ def _found(word: str, table: WordNeighbours) -> str:
 def _builder(corpus: str, data_dir: str | None) -> MnerDataset:
     if corpus not in CONFIGS and data_dir is not None:
         known = ", ".join(CONFIGS)
-        raise ValueError(f"{corpus!r} is no corpus known by name ({known}): give it or --data_dir, not both")
+        raise ValueError(f"{corpus!r} is not a known corpus ({known}): give it or --data_dir, not both")
     config = CONFIGS.get(corpus, CONFIGS["conll"])
     data_dir = data_dir or (config.data_dir if corpus in CONFIGS else corpus)
     return MnerDataset(config_name=config.name, data_dir=data_dir, images_dir=None, types=config.types)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-from huggingface_hub import CommitInfo
 
 from dataset_scripts.corpus.conll import entity_types, read_posts, read_tags, text_counts
 from dataset_scripts.corpus.context_files import read_contexts
@@ -69,33 +68,7 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
             return json.loads(saved.read_text(encoding="utf-8"))
         return self._make_report()
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        *,
-        license: str | None = None,
-        language: str | None = None,
-        i_have_the_rights: bool = False,
-        checksums_only: bool = False,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> CommitInfo:
-        """Put the corpus on the Hub in one commit: posts with their images, contexts, and a card.
-
-        The arguments, and what is refused, are those of `dataset_scripts.hub.hub_dataset.push_dataset`.
-        """
-        return push_dataset(
-            self,
-            repo_id,
-            private,
-            license=license,
-            language=language,
-            i_have_the_rights=i_have_the_rights,
-            checksums_only=checksums_only,
-            revision=revision,
-            token=token,
-        )
+    push_to_hub = push_dataset
 
     def _info(self) -> datasets.DatasetInfo:
         self._fingerprint = self.config.fingerprint()

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _builder(corpus: str, args: PushArguments) -> MnerDataset:
     if corpus not in CONFIGS and args.data_dir is not None:
         known = ", ".join(CONFIGS)
-        raise ValueError(f"{corpus!r} is no corpus known by name ({known}): give it or --data_dir, not both")
+        raise ValueError(f"{corpus!r} is not a known corpus ({known}): give it or --data_dir, not both")
     config = CONFIGS.get(corpus, CONFIGS["conll"])
     data_dir = args.data_dir or (config.data_dir if corpus in CONFIGS else corpus)
     images_dir = args.images_dir or config.images_dir or (data_dir and str(Path(data_dir, "images")))

@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 FASTTEXT_MAGIC = 793712314  # the first four bytes of a fastText model
-LONGEST_WORD = 10_000  # bytes; what is longer is no word but a damaged file
+LONGEST_WORD = 10_000  # bytes; what is longer is not a word but a damaged file
 LONGEST_LINE = 2**20  # bytes
 MOST_NUMBERS = 20_000  # of a word
 
@@ -108,7 +108,7 @@ def _gzip_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is no whole gzip file ({error}): get it again") from error
+        raise ValueError(f"{path} is not a complete gzip file ({error}): get it again") from error
 
 
 def _open(path: Path) -> BinaryIO:
@@ -142,7 +142,7 @@ def _rows(file: BinaryIO, path: Path) -> tuple[int, Iterator[Row]]:
             _text_rows(file, path, size, 2) if is_text else _binary_rows(file, path, count, size), count, path
         )
     if len(head) == 2 and _is_number(head[0]) and _is_number(head[1]):
-        raise ValueError(f"{path}, line 1: {_name(b' '.join(head))} is no header (expected two whole numbers)")
+        raise ValueError(f"{path}, line 1: {_name(b' '.join(head))} is not a header (expected two whole numbers)")
     if len(head) - 1 > MOST_NUMBERS:
         raise ValueError(f"{path}, line 1: it has {len(head) - 1:,} numbers (expected at most {MOST_NUMBERS:,})")
     if len(head) < 2 or not all(_is_number(number) for number in head[1:]):
@@ -236,7 +236,7 @@ def _fasttext_rows(path: Path) -> tuple[int, Iterator[Row]]:
     try:
         model = fasttext.load_facebook_vectors(str(path))
     except Exception as error:  # what gensim raises on a damaged model depends on the place of the damage
-        raise ValueError(f"{path} is no whole fastText model ({error}): get it again") from error
+        raise ValueError(f"{path} is not a complete fastText model ({error}): get it again") from error
     rows = (Row(f"word {i:,}", w.encode(), model[w]) for i, w in enumerate(model.index_to_key, 1))
     return model.vector_size, rows
 
@@ -247,11 +247,11 @@ def _check_fasttext(path: Path) -> None:
     with path.open("rb") as file:
         raw = file.read(header.size)
     if len(raw) < header.size:
-        raise ValueError(f"{path} is no whole fastText model ({len(raw)} bytes): get it again")
+        raise ValueError(f"{path} is not a complete fastText model ({len(raw)} bytes): get it again")
     found = header.unpack(raw)
     size, buckets, words = found[2], found[10], found[16]
     if not 0 < size <= MOST_NUMBERS or min(buckets, words) < 0 or (words + buckets) * size * 4 > path.stat().st_size:
-        raise ValueError(f"{path} is no whole fastText model: it promises {words + buckets:,} times {size:,} numbers")
+        raise ValueError(f"{path} is not a complete fastText model: it announces {words + buckets:,} times {size:,}")
 
 
 def _vector(row: Row, path: Path) -> np.ndarray:

@@ -396,7 +396,7 @@ def read_checkpoint(file: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file} holds {_first(others, 3)} (expected weights by name, and nothing else)")
     for name, weight in found.items():
         if weight.layout != torch.strided or weight.is_quantized or weight.device.type != "cpu":
-            raise ValueError(f"{file}: {one_line(name, 60)} is no plain tensor ({weight.layout})")
+            raise ValueError(f"{file}: {one_line(name, 60)} is not a plain tensor ({weight.layout})")
         if weight.untyped_storage().nbytes() < weight.numel() * weight.element_size() and all(weight.stride()):
             raise ValueError(f"{file}: {one_line(name, 60)} is larger than what is stored of it")
     return dict(found)
@@ -408,9 +408,9 @@ def _check_archive(file: str | Path) -> None:
         with zipfile.ZipFile(file) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{file} is no whole file of weights ({one_line(error, 100)}): get it again") from error
+        raise ValueError(f"{file} is not a complete file of weights ({one_line(error, 100)}): get it again") from error
     if total > 2 * Path(file).stat().st_size:
-        raise ValueError(f"{file} would unpack to {total:,} bytes, and is no file that torch.save wrote")
+        raise ValueError(f"{file} would unpack to {total:,} bytes, and is not a file that torch.save wrote")
 
 
 def convert_checkpoint(

@@ -118,7 +118,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Stored]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no whole safetensors file; the message names it.
+        ValueError: it is not a complete safetensors file; the message names it.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -285,7 +285,7 @@ def check_checkpoint(name: str | os.PathLike[str]) -> None:
     if folder is not None:
         check_model_files(folder, has_weights=False)
         if "model_type" not in read_object(folder / CONFIG):
-            raise ValueError(f"{folder / CONFIG} names no model_type: it is no checkpoint of this package")
+            raise ValueError(f"{folder / CONFIG} names no model_type: it is not a checkpoint of this package")
         check_processor_files(folder)
 
 
@@ -350,7 +350,7 @@ def check_labels(labels: Any) -> None:
     """Refuses an `id2label` that JSON can hold and a tag set cannot be.
 
     Raises:
-        ValueError: it is no object of strings whose keys count from 0.
+        ValueError: it is not an object of strings whose keys count from 0.
     """
     if labels is None:
         return
@@ -361,7 +361,7 @@ def check_labels(labels: Any) -> None:
 
 
 def check_integer(name: str, value: Any, least: int, unit: str = "") -> None:
-    """Refuses a setting that is no integer, or too small; true and false are none.
+    """Refuses a setting that is not an integer, or too small; true and false are none.
 
     Raises:
         ValueError: it is not; the message names it.

@@ -105,7 +105,7 @@ class SemanticAugmentation(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: torch.Tensor, augmentation: torch.Tensor) -> torch.Tensor:
-        """The pieces with their augmentation.
+        """The tokens with their augmentation.
 
         Args:
             hidden: `(R, L, d)`.
@@ -304,8 +304,8 @@ class MgcmtForTokenClassification(EntityTagger):
         """Tags the words of B posts.
 
         Args:
-            input_ids: `(R, L)`, the posts' pieces. R = B, but for posts longer than the window.
-            attention_mask: `(R, L)`, 1 on pieces, 0 on padding. Default: all ones.
+            input_ids: `(R, L)`, the posts' tokens. R = B, but for posts longer than the window.
+            attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them.
             word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
@@ -379,7 +379,7 @@ class MgcmtForTokenClassification(EntityTagger):
     def _at_first_pieces(
         self, augmentation: torch.Tensor | None, shape: torch.Size, positions: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """What is known of words, `(B, N, …)`, at their first pieces, `(R, L, …)`; zeros everywhere else."""
+        """What is known of words, `(B, N, …)`, at their first subwords, `(R, L, …)`; zeros everywhere else."""
         if augmentation is None:
             neighbours = (1,) if self.config.aug_fusion == "attention" else ()
             return torch.zeros((*shape, *neighbours, self.config.augmentation_size), device=positions.device)

@@ -45,15 +45,15 @@ class ItaPipeline(Pipeline):
     needed. With `is_split_into_words=True` an input is a list of words or a dictionary with `"words"`. The context of
     an image is looked up in `context_store`, and made live by the aligners that the processor names
     (`context_builder`), loaded when the first image needs them; assign `pipe.context_builder` to have it made by
-    others. A given context goes before that.
+    others. An explicit context takes precedence.
 
-    ITA sees of an image nothing but its context. MGCMT looks at the image itself (`{"text", "image"}`), and takes the
+    To ITA an image is its context. MGCMT looks at the image itself (`{"text", "image"}`), and takes the
     objects in it from the context (`{"text", "context": {"object_tags": ["dog"]}}`, or all three); without a context
-    and without aligners no object takes part. Its images are opened batch by batch, one at a time; one that cannot be
-    read, or is blank, costs the image and not the post.
+    and without aligners no object takes part. Its images are opened batch by batch, one at a time; if one cannot be
+    read, or is blank, the post is labelled without it.
 
-    A single input gives one result, a list (or tuple) gives the list of its results, and every other iterable, such
-    as a generator, a dataset or a `KeyDataset`, an iterator over them, in the order of the inputs. Posts of similar
+    A single input gives one result, a list or tuple gives a list, and any other iterable, such as a generator, a
+    dataset or a `KeyDataset`, gives an iterator, in the order of the inputs. Posts of similar
     length share a batch: lists and iterables alike are read `LOOK_AHEAD` batches at a time.
 
     A result is what transformers' own class returns: a list of
@@ -65,18 +65,18 @@ class ItaPipeline(Pipeline):
         is_split_into_words: whether the posts come as lists of words.
         aggregation_strategy: `"none"` gives one `{"entity", "score", "index", "word", "start", "end"}` a word instead:
             its tag in the best sequence, the posterior probability of that tag, and its number among the post's words,
-            from 0. All others (`"simple"`, the default, `"first"`, `"average"`, `"max"`) give entities: a word has
-            one tag, so there is nothing in which they could differ.
+            from 0. All others (`"simple"`, the default, `"first"`, `"average"`, `"max"`) give the same entities,
+            because a word has one tag.
         ignore_labels: entity types, or tags, that are left out. Default: `["O"]`.
-        min_score: entities, or words, with a lower score are left out; 0 keeps all. A report's operating points say
-            which threshold reaches a wanted precision.
+        min_score: leaves out entities (or words) with a lower score. Default: 0. A report's operating points give the
+            threshold for a wanted precision.
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
-            took part and their provenance; the context is None if there was none, and nothing that makes one.
-        batch_size: most posts, or windows of long posts, that pass through the encoder together, 32 if not given. A
-            pass holds no more than 8,192 tokens whatever it says.
+            took part and their provenance; the context is None if none was given or made.
+        batch_size: maximum number of posts, or windows of long posts, in one pass through the encoder. Default: 32.
+            A pass never holds more than 8,192 tokens.
         context_store: contexts that are known already: any object with `look_up(image_sha256, kind, identity)`, see
             `ContextStore`. What is made live is added to it, if it has a method `add`.
-        num_workers: accepted for the sake of the built-in class, and not used.
+        num_workers: ignored; accepted because the built-in class takes it.
 
     Raises:
         TypeError: an input is none of the above; the message says which.
@@ -119,7 +119,7 @@ class ItaPipeline(Pipeline):
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **parameters: Any
     ) -> Any:
-        """Labels one post or many; the arguments are the class's, and go before those given when it was made."""
+        """Labels one post or many; arguments override those of the constructor."""
         given = self._sanitize_parameters(**parameters)
         made = (self._preprocess_params, self._forward_params, self._postprocess_params)
         steps = [{**before, **now} for before, now in zip(made, given, strict=True)]
@@ -382,5 +382,5 @@ def _check_image(image: Any) -> None:
     if isinstance(image, (bytes, Image.Image)) or (isinstance(image, (str, os.PathLike)) and os.path.isfile(image)):
         return
     with suppress(UnreadableImage):
-        open_image(image)  # says what is wrong with a URL, or with what is no image at all
+        open_image(image)  # says what is wrong with a URL, or with what is not an image at all
     raise FileNotFoundError(f"there is no image file {os.fspath(image)!r:.200}")

@@ -48,7 +48,7 @@ def check_name(what: str, name: Any) -> str:
         name: the name.
 
     Raises:
-        ValueError: it is no string, is empty or longer than `MAX_NAME` characters, or holds something else.
+        ValueError: it is not a string, is empty or longer than `MAX_NAME` characters, or holds something else.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name[0] == "." or not all(map(_fits, name)):
         raise ValueError(
@@ -66,7 +66,7 @@ def check_label(what: str, label: Any) -> str:
         label: the label.
 
     Raises:
-        ValueError: it is no string, is empty or longer than `MAX_LABEL` characters, or holds a line break or a
+        ValueError: it is not a string, is empty or longer than `MAX_LABEL` characters, or holds a line break or a
             character that is not shown.
     """
     if not isinstance(label, str) or not 0 < len(label.strip()) <= len(label) <= MAX_LABEL or not _is_shown(label):

@@ -120,7 +120,7 @@ class PretrainedAligner:
             config = AutoConfig.from_pretrained(self.model, trust_remote_code=False, **self._place)
         except OSError as error:
             raise OSError(
-                f"there is no checkpoint {self.model} (revision {self.revision or 'main'}): it is no local folder "
+                f"there is no checkpoint {self.model} (revision {self.revision or 'main'}): it is not a local folder "
                 f"with a config.json, not among the downloaded ones, and cannot be downloaded ({one_line(error)})"
             ) from error
         for part in _configs(config):

@@ -59,8 +59,9 @@ class MgcmtProcessor(WordwiseProcessor):
         word_neighbours: the table that augments words. None: no word is augmented.
         augmentation: what of a word's neighbours the model gets: their weighted `"mean"`, or the `"vectors"`
             themselves, for `aug_fusion="attention"`.
-        max_length: length of the encoder's window in pieces. Default: the tokenizer's `model_max_length`, at most 512.
-        window_overlap: pieces that neighbouring windows of a long post share, at most half a window.
+        max_length: window size in tokens; longer posts span several windows. Default: the tokenizer's
+            `model_max_length`, at most 512.
+        window_overlap: tokens that neighbouring windows of a long post share, at most half a window.
         context_builder: settings of the `VisualContextBuilder` that finds the objects in an image, if a post comes
             without its `object_tags`.
 

@@ -202,7 +202,7 @@ class WordNeighbours:
         self._remembered: dict[str, _Neighbours | None] = {}
         largest = torch.cat([part.float().abs().amax(1) for part in self._vectors.split(_QUERY_BLOCK)])
         for bad, why in ((~largest.isfinite(), "is not finite, or too large for float16"), (largest == 0, "is zero")):
-            bad = bad[: len(words)] if why == "is zero" else bad  # pieces without a direction add nothing
+            bad = bad[: len(words)] if why == "is zero" else bad  # subwords without a direction add nothing
             if bad.any():
                 row = int(bad.nonzero()[0])
                 name = repr(self.words[row]) if row < len(words) else f"piece {row}"
@@ -214,7 +214,7 @@ class WordNeighbours:
 
         Its words are the entries of the vocabulary that the tokenizer makes of a word that stands alone: no special
         token, unused entry, punctuation or piece that continues a word. A word that is no such entry has the mean of
-        its pieces' vectors, so that every word is augmented unless all its pieces are unknown ones.
+        its subwords' vectors, so that every word is augmented unless all its subwords are unknown.
 
         Args:
             tokenizer: the encoder's.
@@ -397,7 +397,7 @@ class WordNeighbours:
 
 
 class _EncoderNeighbours(WordNeighbours):
-    """The table of an encoder's embeddings: the first V vectors are the words', the others those of other pieces."""
+    """The table of an encoder's embeddings: the first V vectors are the words', the others those of subwords."""
 
     def __init__(
         self,
@@ -421,7 +421,7 @@ class _EncoderNeighbours(WordNeighbours):
         rows = self._row_of_entry[[entry for entry in entries if entry != self._tokenizer.unk_token_id]].long()
         if len(rows) == 1 and rows[0] < len(self.words):
             return int(rows[0])
-        # In float64, so that the vector is the same in whatever order the pieces are summed.
+        # In float64, so that the vector is the same in whatever order the subwords are summed.
         mean = self._vectors[rows].double().mean(0).float()
         return mean if len(rows) and mean.any() else None
 

@@ -95,7 +95,7 @@ class Requests:
             if self.draw.random() < 0.7:
                 try:
                     request = json.loads(self._as_json(request))
-                except (TypeError, ValueError, RecursionError):  # is no JSON, and ends at the server
+                except (TypeError, ValueError, RecursionError):  # is not JSON, and ends at the server
                     continue
             yield request
 

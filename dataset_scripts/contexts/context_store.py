@@ -417,7 +417,7 @@ def _problem(table: pa.Table, rows: int) -> str:
         return "an image's sha256 is none"
     scores = columns.get("scores", ())
     if not all(score is not None and math.isfinite(score) for row in scores for score in row):
-        return "a score is no number"
+        return "a score is not a number"
     if scores and pc.list_flatten(table["strings"]).null_count:
         return "a string is missing"
     if scores and pc.any(pc.not_equal(pc.list_value_length(table["strings"]), pc.list_value_length(table["scores"]))):

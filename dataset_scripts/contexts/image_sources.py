@@ -87,7 +87,7 @@ def file_images(files: str) -> ImageSet:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{files} is no list of files in UTF-8: {error}") from error
+            raise ValueError(f"{files} is not a list of files in UTF-8: {error}") from error
         found = [root / line.strip() for line in lines if line.strip()]
     elif path.is_file():
         root, found = path.parent, [path]

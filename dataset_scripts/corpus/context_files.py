@@ -149,7 +149,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "brackets are nested too deeply"
     if isinstance(error, UnicodeEncodeError):
-        return "half of a surrogate pair is no character"
+        return "half of a surrogate pair is not a character"
     return one_line(error, 500)
 
 

@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 def images_by_id(images: Sequence[str]) -> dict[str, str]:
-    """Image files by the ids that find them: the file's name, and the name without its suffix (`.jpg` goes first)."""
+    """Image files by the ids that find them: the name, and the name without its suffix (`.jpg` takes precedence)."""
     found: dict[str, str] = {}
     for suffix in IMAGE_SUFFIXES:
         for path in images:

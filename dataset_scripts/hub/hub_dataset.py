@@ -116,7 +116,7 @@ def push_dataset(
                 revision=revision,
                 parent_commit=head,
             )
-    except (HTTPError, OSError) as error:  # an HTTPError is no OSError if there is no connection
+    except (HTTPError, OSError) as error:  # an HTTPError is not an OSError if there is no connection
         raise OSError(f"{repo_id} could not be pushed ({_way_out(error)}): {_in_one_line(error)}") from error
 
 

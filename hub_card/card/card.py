@@ -90,7 +90,7 @@ def write_card(
     report = None if report is None else complete_report(report)
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: a card is written into an exported model")
+        raise FileNotFoundError(f"{folder} is not a folder: a card is written into an exported model")
     card = make_card(
         model_id=model_id,
         revision=revision,
@@ -254,7 +254,7 @@ def _vision(pipe: ItaPipeline, report: Report | None) -> Markdown:
     if not pipe.model.sees_images:
         return Markdown()
     config, name = pipe.model.config, _on_hub(report, "vision_encoder")
-    trained = "trained along" if config.train_vision else "frozen"
+    trained = "fine-tuned" if config.train_vision else "frozen"
     if _settings(report).get("vision_encoder") == _FROM_SCRATCH:
         trained = "trained from scratch"
     return Markdown(f"{code(name) if name else md(config.vision_config.model_type)}, {trained}")

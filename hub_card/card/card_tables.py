@@ -57,7 +57,7 @@ _CONTEXTS = {
 }
 _CUT = {
     "contexts_cut": "contexts cut to fit the window",
-    "context_pieces_cut": "pieces of context cut",
+    "context_pieces_cut": "tokens of context cut",
     "windowed_posts": "posts longer than the window, read in parts",
     "shortened_words": "words shortened",
     "unknown_words": "words that the tokenizer does not know at all",

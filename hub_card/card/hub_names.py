@@ -17,7 +17,7 @@ def check_repository(name: str) -> str:
         ValueError: it is none.
     """
     if not isinstance(name, str) or name.count("/") != 1 or not re.fullmatch(r"[A-Za-z0-9_./-]+", name):
-        raise ValueError(f"{name!r} is no repository's name on the Hub (expected owner/name)")
+        raise ValueError(f"{name!r} is not the name of a repository on the Hub (expected owner/name)")
     validate_repo_id(name)
     return name
 
@@ -30,5 +30,5 @@ def check_revision(name: str) -> str:
     """
     is_one = isinstance(name, str) and _REVISION.fullmatch(name) and not re.search(r"\.\.|//|/\.|[/.]$|\.lock$", name)
     if not is_one:
-        raise ValueError(f"{name!r} is no revision (expected a branch, a tag or a commit: letters, digits and _.+/-)")
+        raise ValueError(f"{name!r} is not a revision (expected a branch, tag or commit: letters, digits and _.+/-)")
     return name

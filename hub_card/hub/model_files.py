@@ -49,7 +49,7 @@ def weights_tag(folder: str | Path) -> str:
     """
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors: it is no exported folder")
+        raise FileNotFoundError(f"{folder} holds no *.safetensors: it is not an exported folder")
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:

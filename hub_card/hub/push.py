@@ -76,7 +76,7 @@ def push_model(
     folder = Path(folder)
     config = folder / "config.json"
     if not is_exported(folder):
-        raise ValueError(f"{folder} is no exported folder (train.py leaves one in OUTPUT/model)")
+        raise ValueError(f"{folder} is not an exported folder (train.py leaves one in OUTPUT/model)")
     system = read_object(config).get("model_type")
     if system not in AUTO_MAPS:
         raise ValueError(f"{config} names the model_type {system!r:.80} (expected {' or '.join(AUTO_MAPS)})")

@@ -49,7 +49,7 @@ def export_onnx(
 ) -> OnnxExport:
     """Writes a folder that `OnnxItaForTokenClassification.from_pretrained` and `ItaProcessor.from_pretrained` read.
 
-    It holds the graph (`model.onnx`: one view's tensors in, the emissions out, with rows, pieces, posts and words as
+    It holds the graph (`model.onnx`: one view's tensors in, the emissions out, with rows, tokens, posts and words as
     free dimensions), the CRF's scores, the configuration and the processor. The graph is that of the model in float32
     on the CPU; it is run on ragged batches and its emissions are compared with torch's before the folder, written
     beside its place, is moved there.

@@ -126,8 +126,8 @@ class OnnxItaForTokenClassification:
         """Scores the tags of B posts' words in the views that the batch holds, as `ItaForTokenClassification` does.
 
         Args:
-            input_ids: `(R, L)`, textual view T: the post's pieces. R = B, but for posts longer than the window.
-            attention_mask: `(R, L)`, 1 on pieces, 0 on padding. Default: all ones.
+            input_ids: `(R, L)`, textual view T: the post's tokens. R = B, but for posts longer than the window.
+            attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them. Default: all zeros.
             cross_input_ids: `(R, L')`, cross-modal view I+T.
             cross_attention_mask: `(R, L')`.
@@ -272,14 +272,14 @@ def _find(folder: str | os.PathLike[str], name: str, source: dict[str, Any], opt
     if os.path.isdir(place):
         file = Path(place) / name
         if not optional and not file.is_file():
-            raise FileNotFoundError(f"{folder} has no {name}, so it is no exported ONNX model: {MAKE_ONE}")
+            raise FileNotFoundError(f"{folder} has no {name}, so it is not an exported ONNX model: {MAKE_ONE}")
         return file
     if os.path.exists(place):
         raise ValueError(f"{place} is a file (expected the folder of an exported ONNX model)")
     try:
         found = cached_file(place, name, **source, _raise_exceptions_for_missing_entries=not optional)
     except OSError as error:
-        raise OSError(f"{place!r} is no folder, and as a repository it did not give {name}: {error}") from error
+        raise OSError(f"{place!r} is not a folder, and as a repository it did not give {name}: {error}") from error
     return Path(found or name)
 
 

@@ -317,11 +317,11 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that `write_report` wrote, of this version or an older one, and complete it.
 
     Raises:
-        ValueError: the file is no report; what is wrong with it is named.
+        ValueError: the file is not a report; what is wrong with it is named.
     """
     report = read_object(path)
     if not {"name", "scores", "data"} <= report.keys():
-        raise ValueError(f"{path} is no report of a run (expected an object with name, scores and data)")
+        raise ValueError(f"{path} is not the report of a run (expected an object with name, scores and data)")
     with reading(path):
         _check_form(report)
         return complete_report(report)

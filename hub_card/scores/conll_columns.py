@@ -69,7 +69,7 @@ def read_columns(path: str | os.PathLike[str]) -> list[ColumnPost]:
             raise ValueError(f"{path}, line {number}: the tag {_quoted(tag)} has no word (expected word<TAB>tag)")
         if not is_tag(tag):
             expected = "expected O, B-X, I-X, E-X or S-X in the last column"
-            raise ValueError(f"{path}, line {number}: {_quoted(tag)} is no tag ({expected})")
+            raise ValueError(f"{path}, line {number}: {_quoted(tag)} is not a tag ({expected})")
         post.words.append(word)
         post.tags.append(tag)
         post.lines.append(number)

@@ -192,7 +192,7 @@ def _check_tags(references: TagSequences, predictions: TagSequences) -> None:
             for word, tag in enumerate(tags):
                 if not is_tag(tag):
                     raise ValueError(
-                        f"post {post}, word {word}, {side}: {tag!r} is no tag (expected O, B-X, I-X, E-X or S-X)"
+                        f"post {post}, word {word}, {side}: {tag!r} is not a tag (expected O, B-X, I-X, E-X or S-X)"
                     )
 
 

@@ -175,4 +175,4 @@ def _escape(text: str) -> str:
 
 
 def _no_signature(text: str, why: str) -> ValueError:
-    return ValueError(f"{text!r} is no score signature: {why} (expected {_EXPECTED})")
+    return ValueError(f"{text!r} is not a score signature: {why} (expected {_EXPECTED})")

@@ -109,7 +109,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         (b"3 2\na 1 2\nb 1 2\n", "ends after 2 of the 3 words"),
         (b"1 2\na 1 2\nb 1 2\n", "line 3: the header promises 1 words"),
         (b"0 2\n", "line 1: it promises 0 words"),
-        (b"6.5 3\na 1 2 3\n", "line 1: '6.5 3' is no header"),
+        (b"6.5 3\na 1 2 3\n", "line 1: '6.5 3' is not a header"),
         (b"words and no numbers\n", "line 1: expected the numbers of words"),
         (b"PK\x03\x04zip", "is a zip archive: unpack it"),
         (binary(["a", "b"], VECTORS[:2])[:-5], "ends within word 2 of 2"),
@@ -117,7 +117,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         (b"3" + binary(["a", "b"], VECTORS[:2])[1:], "ends after 2 of the 3 words"),
         (binary(["a", "b"], np.array([[1, np.inf], [1, 2]])), "word 1: 'a' has a number that is not finite"),
         (b"2 2\n" + b"x" * 20_001 + b"\x00" * 9, "ends within word 1 of 2|no end of it is found"),
-        (gzip.compress(text().encode() * 50)[:-9], "no whole gzip file"),
+        (gzip.compress(text().encode() * 50)[:-9], "not a complete gzip file"),
     ],
 )
 def test_malformed_files_are_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -221,5 +221,5 @@ def test_a_fasttext_header_that_promises_too_much_is_refused_before_memory_is_ta
     pytest.importorskip("gensim.models.fasttext")
     header = struct.pack("<14i d 3i 2q", 793712314, 12, 300, *[5] * 7, 2**30, 3, 6, 100, 1e-4, 2**30, 2**30, 0, 9, 0)
     (tmp_path / "model.bin").write_bytes(header + bytes(100))
-    with pytest.raises(ValueError, match="no whole fastText model: it promises"):
+    with pytest.raises(ValueError, match="not a complete fastText model: it announces"):
         read_word_vectors(tmp_path / "model.bin")

@@ -393,7 +393,7 @@ def test_verify_names_what_differs(said: dict[str, Any]) -> None:
         ("unreachable", "me/posts could not be pushed (nothing there was changed: run this again): "),
         ("public", "me/sums is public: make it private in its settings, or choose another name"),
         ("no checksums", "the checksums of me/nothing cannot be loaded (expected a data set with the configuration"),
-        ("two places", "'mine' is no corpus known by name (sample_posts, twitter2015, twitter2017, snap, conll)"),
+        ("two places", "'mine' is not a known corpus (sample_posts, twitter2015, twitter2017, snap, conll)"),
     ],
 )
 def test_refusals_are_told_in_one_line(said: dict[str, Any], name: str, told: str) -> None:

@@ -162,9 +162,9 @@ def test_nothing_to_find_is_zero_without_warnings(tags: list[list[str]], metric:
     ("predicted", "message"),
     [
         ([*GOLD[:3], ["B-ORG", "O"]], r"post 3: 2 predicted tags for 3 words"),
-        ([GOLD[0], ["O", "X-LOC"], *GOLD[2:]], r"post 1, word 1, prediction: 'X-LOC' is no tag"),
-        ([GOLD[0], ["O", "B-"], *GOLD[2:]], r"post 1, word 1, prediction: 'B-' is no tag"),
-        ([GOLD[0], ["", "O"], *GOLD[2:]], r"post 1, word 0, prediction: '' is no tag"),
+        ([GOLD[0], ["O", "X-LOC"], *GOLD[2:]], r"post 1, word 1, prediction: 'X-LOC' is not a tag"),
+        ([GOLD[0], ["O", "B-"], *GOLD[2:]], r"post 1, word 1, prediction: 'B-' is not a tag"),
+        ([GOLD[0], ["", "O"], *GOLD[2:]], r"post 1, word 0, prediction: '' is not a tag"),
     ],
 )
 def test_bad_tags_are_refused_by_post(predicted: list[list[str]], message: str, metric: MnerF1) -> None:
@@ -175,7 +175,7 @@ def test_bad_tags_are_refused_by_post(predicted: list[list[str]], message: str, 
 
 
 def test_bad_gold_and_missing_posts_are_refused() -> None:
-    with pytest.raises(ValueError, match="post 0, word 0, reference: 'PER' is no tag"):
+    with pytest.raises(ValueError, match="post 0, word 0, reference: 'PER' is not a tag"):
         score_tags([["PER"]], [["O"]])
     with pytest.raises(ValueError, match="3 predicted posts for 4 reference posts"):
         score_tags(GOLD, GOLD[:3])

@@ -346,7 +346,7 @@ def test_a_card_without_the_vision_encoder_says_so(processor: MgcmtProcessor) ->
     ("vision", "fusion", "trained", "base_model", "said"),
     [
         ("microsoft/resnet-152", "both", True, ["bert-base-cased", "microsoft/resnet-152"],
-         "(`microsoft/resnet-152`, trained along)"),
+         "(`microsoft/resnet-152`, fine-tuned)"),
         ("from_scratch", "both", True, "bert-base-cased", "(resnet, trained from scratch)"),
         ("/home/someone/vision", "regions", False, "bert-base-cased", "(resnet, frozen)"),
         ("microsoft/resnet-152", "objects", False, "bert-base-cased", "encoder it started from, `bert-base-cased`,"),

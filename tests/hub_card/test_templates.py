@@ -157,7 +157,7 @@ def test_what_is_no_repository_is_refused(pipe: ItaPipeline, tmp_path: Path, nam
         lambda: make_card(model_id=name, revision="main", pipe=pipe),
         lambda: write_space(name, tmp_path / "space", processor_config={}),
     ):
-        with pytest.raises(ValueError, match=r"repository's name|[Rr]epo.id|neither a folder nor"):
+        with pytest.raises(ValueError, match=r"name of a repository|[Rr]epo.id|neither a folder nor"):
             call()
 
 
@@ -170,7 +170,7 @@ def test_what_is_no_revision_is_refused(pipe: ItaPipeline, tmp_path: Path, name:
         lambda: write_card(tmp_path, model_id="a/b", revision=name, pipe=pipe),
         lambda: write_space("a/b", tmp_path / "space", name, processor_config={}),
     ):
-        with pytest.raises(ValueError, match="is no revision"):
+        with pytest.raises(ValueError, match="is not a revision"):
             call()
 
 

@@ -222,7 +222,7 @@ def test_kernels_that_a_checkpoint_names_are_not_fetched(tiny: TinyCheckpoints, 
 def test_missing_checkpoint_is_an_os_error(hub: Path) -> None:
     aligner = Captioner("nobody/nothing")
     assert aligner.identity["revision"] is None
-    with pytest.raises(OSError, match=r"no checkpoint nobody/nothing \(revision main\): it is no local folder"):
+    with pytest.raises(OSError, match=r"no checkpoint nobody/nothing \(revision main\): it is not a local folder"):
         aligner(pictures(1))
 
 

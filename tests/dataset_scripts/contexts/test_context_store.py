@@ -130,7 +130,7 @@ def test_shards_of_version_0_1_are_read_and_get_a_checksum(tmp_path: Path) -> No
     [
         ("image_sha256", ["x" * 64], "an image's sha256 is none"),
         ("image_sha256", [None], "a value is missing"),
-        ("scores", [[float("nan")]], "a score is no number"),
+        ("scores", [[float("nan")]], "a score is not a number"),
         ("scores", [[]], "not as many scores as strings"),
         ("strings", [[None]], "a string is missing"),
         ("strings", None, "columns are not those of a store"),

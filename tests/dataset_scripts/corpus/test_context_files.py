@@ -48,7 +48,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
     [
         ('{"id": "b", "ocr": ' + "[" * 100_000, "brackets are nested too deeply"),
         ('{"id": "b", "provenance": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, "brackets are nested too deeply"),
-        (r'{"id": "b", "ocr": ["x \ud83d"]}', "half of a surrogate pair is no character"),
+        (r'{"id": "b", "ocr": ["x \ud83d"]}', "half of a surrogate pair is not a character"),
         ('{"id": "b", "ocr": ["x"], "ocr": []}', 'the key "ocr" is there twice'),
         ('{"id": "b", "ocr": ' + "1" * 5000 + "}", "Exceeds the limit"),
         ('{"id": "b", "ocr": "' + "x" * 5000 + '"}', "must be a list of strings"),

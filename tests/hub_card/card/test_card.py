@@ -511,7 +511,7 @@ def test_aligners_of_the_training_contexts_are_named(make: Maker, report: dict[s
 def test_what_cannot_be_a_card_is_refused(make: Maker, report: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'tiny\|run' has no scores"):
         make(report=report | {"scores": {"test": {}}})
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         write_card(tmp_path / "nowhere", model_id=MODEL_ID, revision=REVISION, pipe=None)  # type: ignore[arg-type]
 
 

@@ -272,7 +272,7 @@ def test_refused_pushes_say_why(pushed: Any) -> None:
     forbidden, no_export, no_name = pushed[1]
     assert forbidden.startswith("error: you/ita cannot be written to (hf auth login, or the variable HF_TOKEN")
     assert "403" in forbidden
-    assert "is no exported folder (train.py leaves one in OUTPUT/model)" in no_export
+    assert "is not an exported folder (train.py leaves one in OUTPUT/model)" in no_export
     assert no_name.startswith("error: ") and "a/b/c" in no_name
 
 

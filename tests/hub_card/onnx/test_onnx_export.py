@@ -326,7 +326,7 @@ def test_bad_folders(export: OnnxExport, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(settings | {"id2label": labels}))
     with pytest.raises(ValueError, match=r"other/crf.safetensors does not fit the configuration: transitions are \(9"):
         OnnxItaForTokenClassification.from_pretrained(folder)
-    with pytest.raises(OSError, match=r"'nowhere' is no folder, and as a repository it did not give config.json"):
+    with pytest.raises(OSError, match=r"'nowhere' is not a folder, and as a repository it did not give config.json"):
         OnnxItaForTokenClassification.from_pretrained("nowhere")
 
 

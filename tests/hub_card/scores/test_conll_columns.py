@@ -198,8 +198,8 @@ def test_columns_in_all_the_ways_they_are_written(tmp_path: Path) -> None:
         (b"a\tO\nChicago\n", 'gold.txt, line 2: "Chicago" has no tag'),
         (b"a\tO\nChicago\t\n", 'gold.txt, line 2: "Chicago" has no tag'),
         (b"\tO\n", 'gold.txt, line 1: the tag "O" has no word'),
-        (b"a\tO\n\nb X-PER", 'gold.txt, line 3: "X-PER" is no tag (expected O, B-X'),
-        (b"a\tB", 'gold.txt, line 1: "B" is no tag'),
+        (b"a\tO\n\nb X-PER", 'gold.txt, line 3: "X-PER" is not a tag (expected O, B-X'),
+        (b"a\tB", 'gold.txt, line 1: "B" is not a tag'),
         (b"a\tO\n\xff\tO", "gold.txt, line 2: the byte 0xff is not UTF-8"),
     ],
 )

@@ -69,7 +69,7 @@ def test_types_are_read_in_any_order() -> None:
     ],
 )
 def test_what_is_no_signature_is_refused(line: str, message: str) -> None:
-    with pytest.raises(ValueError, match="is no score signature") as refusal:
+    with pytest.raises(ValueError, match="is not a score signature") as refusal:
         Signature.parse(line)
     assert message in str(refusal.value)
 
