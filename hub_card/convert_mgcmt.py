@@ -16,9 +16,9 @@ Orientation, where it could go wrong unseen:
 * Transitions are [from, to] in the released CRF, the package pytorch-crf, as they are here.
 * The rows of the object table stay as they are: they go by the class ids of the detector it was trained with.
 
-The released CRF runs over pieces, from [CLS] to [SEP]: every tag sequence begins with the one and ends with the other.
+The released CRF runs over subwords, from [CLS] to [SEP]: sequences begin with the one and end with the other.
 A first word's score is therefore the transition from [CLS], a last word's the one to [SEP]; the released start and end
-scores are constants. Transitions from and to X, between words of several pieces, have no counterpart.
+scores are constants. Transitions from and to X, between words of several subwords, have no counterpart.
 
 The released code holds the weights of every variant that it was tried with. Which of them was trained does not show in
 the weights: it is taken to be the default one, and the weights of the others are left out by name and counted.

@@ -38,12 +38,12 @@ class Setting:
 
 
 def integer(low: int, high: int) -> Setting:
-    """An integer in a range, both ends included; a truth value is none."""
+    """An integer in a range, both ends included; booleans are refused."""
     return Setting(f"an integer from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float, high: float) -> Setting:
-    """A number in a range, both ends included; a truth value is none, and neither is NaN."""
+    """A number in a range, both ends included; booleans and NaN are refused."""
     return Setting(
         f"a number from {low} to {high}",
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high,

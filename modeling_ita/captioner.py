@@ -1,4 +1,4 @@
-"""Aligners on checkpoints of transformers, and the first of them: captions."""
+"""The aligner that writes: captions, or answers to a prompt, by any image-to-text model of transformers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Captioner(PretrainedAligner):
 
         Raises:
             OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: the checkpoint's architecture is none of those above, or the prompt is a task of Florence-2
+            ValueError: the checkpoint's architecture is not one of the above, or the prompt is a task of Florence-2
                 that writes no text.
         """
         if not images:

@@ -373,7 +373,7 @@ def check_integer(name: str, value: Any, least: int, unit: str = "") -> None:
 
 
 def check_list(name: str, value: Any) -> list[Any]:
-    """A setting that is a list, as one; a string is none.
+    """A setting that must be a list; a string is refused.
 
     Raises:
         ValueError: it is something else; the message names it.

@@ -115,7 +115,7 @@ class VisualContextBuilder:
             on it), `stored` (everything was in the store), `missing`, `unreadable` and `blank`.
 
     Raises:
-        ValueError: a name, key or setting is unknown, a setting is out of range, or an aligner is none of the above.
+        ValueError: a name, key or setting is unknown, a setting is out of range, or an aligner is not any of these.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it is no regular file, is larger than 100 MiB, or cannot be read.
+        OSError: it is not a regular file, is larger than 100 MiB, or cannot be read.
         ValueError: the path is a URL.
     """
     _check_local(path)

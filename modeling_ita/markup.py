@@ -1,4 +1,4 @@
-"""Text of strangers as a part of Markdown, of a page or of Python: what it says stays, and nothing of it is markup.
+"""Text of strangers as a part of Markdown, of a page or of Python: its words are kept, and none of them act as markup.
 
 Every value is escaped; only what this project composed itself, and marked as `Markdown`, stays as it is.
 """
@@ -19,7 +19,7 @@ import yaml
 from .plain_text import one_line, plain_text
 
 # What Markdown makes something of, in tables too (`|`), and what dialects add (`~`, `$`, links made of bare text). An
-# underscore within a word is none of it.
+# underscore within a word is not markup.
 _MARKUP = re.compile(r"[\\`*\[\]|~$<>]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|@(?=\w)", re.IGNORECASE)
 # Older dialects let a backslash before these stand, and take them for HTML all the same.
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}

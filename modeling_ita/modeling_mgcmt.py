@@ -19,7 +19,7 @@ from .crf import LinearChainCRF
 from .entity_tagger import EntityTagger, check_encoder, first_pieces, without_pooler
 from .tag_scheme import OUTSIDE, TagScheme
 
-PADDING_OBJECT = 0  # the class of an object that is none
+PADDING_OBJECT = 0  # the class that pads the list of objects
 SPANS = TagScheme(["O", "B-SPAN", "I-SPAN"])  # the auxiliary tags (§3)
 
 
@@ -94,7 +94,7 @@ class AttentionBlock(nn.Module):
 
 
 class SemanticAugmentation(nn.Module):
-    """What the words nearest to each word add to it (§2), at the word's first piece."""
+    """What the words nearest to each word add to it (§2), at the word's first subword."""
 
     def __init__(self, config: MgcmtConfig) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class ObjectStream(nn.Module):
 
 
 class MgcmtForTokenClassification(EntityTagger):
-    """MGCMT (Liu et al., 2022): text stream, regions and objects, fused at every piece; a CRF over the words."""
+    """MGCMT (Liu et al., 2022): text stream, regions and objects, fused at every token; a CRF over the words."""
 
     config: MgcmtConfig
     config_class = MgcmtConfig
@@ -197,7 +197,7 @@ class MgcmtForTokenClassification(EntityTagger):
         sees_regions, sees_objects = (config.visual_fusion in (name, "both") for name in ("regions", "objects"))
         self.vision = None
         if sees_regions and config.vision_config is not None:
-            # What attention the text has is no matter of a network of convolutions, which may have none to choose.
+            # The text's choice of attention does not concern a convolutional network, which may not offer one.
             self.vision = AutoModel.from_config(config.vision_config, attn_implementation="eager")
             self.vision.requires_grad_(config.train_vision)
         self.regions = RegionStream(config) if sees_regions else None
@@ -307,7 +307,7 @@ class MgcmtForTokenClassification(EntityTagger):
             input_ids: `(R, L)`, the posts' tokens. R = B, but for posts longer than the window.
             attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them.
-            word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding.
+            word_positions: `(B, N)`, position of each word's first subword in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
             row_posts: `(R,)`, the post of each row. Default: row b is post b's.
             augmentation: `(B, N, a)`, what a word's neighbours add, or `(B, N, m, a)`, its neighbours, see

@@ -269,7 +269,7 @@ class ObjectTagger(PretrainedAligner):
 
         Raises:
             OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: the checkpoint's architecture is none of those above, an open-vocabulary detector has no `tags`
+            ValueError: the checkpoint's architecture is not among these, an open-vocabulary detector has no `tags`
                 or more than it can read, or another one has `tags`.
         """
         return [

@@ -128,7 +128,7 @@ class PpOcr(PretrainedAligner):
 
 
 def cut_out(image: Image.Image, corners: Sequence[Sequence[float]]) -> Image.Image:
-    """The piece of an image between four corners, upright; one that is taller than 1.5 × its width is laid down.
+    """The part of an image between four corners, upright; a part that is taller than 1.5 × its width is laid down.
 
     Args:
         image: RGB image.

@@ -79,7 +79,7 @@ class ItaPipeline(Pipeline):
         num_workers: ignored; accepted because the built-in class takes it.
 
     Raises:
-        TypeError: an input is none of the above; the message says which.
+        TypeError: an input is not one of the above; the message says which.
         ValueError: a dictionary has wrong keys, or an image is a URL or comes without a way to read it.
         FileNotFoundError: there is no image file of this name.
         ImportError: the package that reads images is not installed; the message gives the command.

@@ -152,7 +152,7 @@ class MgcmtProcessor(WordwiseProcessor):
         Raises:
             ValueError: what is given is not one for each post, a post's words and labels are not of one number, an
                 image is a URL, or the images' tensors are not of one form and size.
-            TypeError: a post is not a string (or not a list of strings), or an image is none.
+            TypeError: a post is not a string (or not a list of strings), or an image is not an image.
         """
         batch = self.for_prediction(posts, contexts, is_split_into_words)
         pictures = one_each(images, len(batch.texts), "images", (str, os.PathLike, bytes, Image.Image))

@@ -51,7 +51,7 @@ def written_file(path: str | os.PathLike[str], durable: bool = True) -> Iterator
     """Gives the path of a new file to write, and puts it in its place if nothing goes wrong.
 
     It has the name of the place, so that a library sees its suffix. A file that was there before keeps its
-    permissions; a new one gets those of the umask. A link is followed. Of a place that is no regular file
+    permissions; a new one gets those of the umask. A link is followed. Of a place that is not a regular file
     (`/dev/stdout`, a pipe) the path itself is given. Where the block leaves no file, the place stays as it is.
 
     Args:
@@ -284,7 +284,7 @@ def _is_old(path: Path) -> bool:
 
 
 def _is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether a place is no regular file, or one that the process already writes to: `> report.json`."""
+    """Whether a place is not a regular file, or one that the process already writes to: `> report.json`."""
     try:
         status = os.stat(path)
     except OSError:

@@ -62,8 +62,8 @@ def nearest(
     however many rows there are.
 
     Args:
-        queries: `(n, a)`, none of them zero.
-        vectors: `(V, a)` of any floating type, none of them zero.
+        queries: `(n, a)`, all nonzero.
+        vectors: `(V, a)` of any floating type, all nonzero.
         count: m, less than V.
         excluded: `(n,)`, for each query the row that is not its neighbour, or -1.
         query_block: queries that are multiplied at once.
@@ -213,7 +213,7 @@ class WordNeighbours:
         """The table of an encoder's own input embeddings, for want of word vectors.
 
         Its words are the entries of the vocabulary that the tokenizer makes of a word that stands alone: no special
-        token, unused entry, punctuation or piece that continues a word. A word that is no such entry has the mean of
+        token, unused entry, punctuation or continuation subword. A word without such an entry has the mean of
         its subwords' vectors, so that every word is augmented unless all its subwords are unknown.
 
         Args:
@@ -268,7 +268,7 @@ class WordNeighbours:
         return [] if found is None else [(self.words[r], c) for r, c in zip(found.rows, found.cosines, strict=True)]
 
     def search(self, words: Sequence[str]) -> None:
-        """Find the neighbours of words ahead, so that looking them up later is no search, and `save_pretrained` keeps
+        """Find the neighbours of words ahead, so that later look-ups need no search, and `save_pretrained` keeps
         those of the table's own words.
         """
         self._find(list(dict.fromkeys(words)))
@@ -421,7 +421,7 @@ class _EncoderNeighbours(WordNeighbours):
         rows = self._row_of_entry[[entry for entry in entries if entry != self._tokenizer.unk_token_id]].long()
         if len(rows) == 1 and rows[0] < len(self.words):
             return int(rows[0])
-        # In float64, so that the vector is the same in whatever order the subwords are summed.
+        # In float64, so that the vector is the same whatever the order in which the subwords are summed.
         mean = self._vectors[rows].double().mean(0).float()
         return mean if len(rows) and mean.any() else None
 

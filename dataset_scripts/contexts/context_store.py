@@ -5,7 +5,7 @@ STORE/<kind>/<model>-<hash of the identity>/<rows>-<sha256 of the file>.parquet
 ```
 
 Every file is a shard that pandas or `datasets` opens: `load_dataset("parquet", data_files="STORE/ocr/*/*.parquet")`.
-A shard in which a single bit has changed is not the one that its name says, and nothing of it is read.
+A shard in which a single bit has changed does not match its name and is not read.
 """
 
 from __future__ import annotations
@@ -385,7 +385,7 @@ def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
     """A shard's columns, if it holds what was written.
 
     Raises:
-        DamagedShard: it does not: a bit has changed, or it is no shard at all.
+        DamagedShard: it does not: a bit has changed, or it is not a shard at all.
         OSError: the file cannot be read.
     """
     content = shard.read_bytes()

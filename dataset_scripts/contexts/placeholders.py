@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-COPIES = 10  # ids under which a plain picture stands that is no picture of theirs
+COPIES = 10  # ids that share a plain picture before it counts as a placeholder
 SAME = 0.2  # share of the marks on two grounds that may differ: 0.02 to 0.1 in copies, 0.4 and more in other texts
 NOISE = 6  # of 255; what compression makes of an even ground
 

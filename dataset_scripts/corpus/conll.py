@@ -257,7 +257,7 @@ def is_invisible(word: str) -> bool:
 
 
 def quote(text: str) -> str:
-    """A piece of a file for an error message: in double quotes, control characters escaped, long text shortened."""
+    """A part of a file for an error message: in double quotes, control characters escaped, long text shortened."""
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 

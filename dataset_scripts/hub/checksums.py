@@ -48,7 +48,7 @@ def compare_checksums(here: datasets.Dataset, there: datasets.Dataset, images: b
     """What differs, in the order of the published rows; posts that are only here come last.
 
     Args:
-        here: the checksums of one's own copy, see `checksum_dataset`.
+        here: the checksums of your own copy, see `checksum_dataset`.
         there: those that were published.
         images: whether images are compared.
     """

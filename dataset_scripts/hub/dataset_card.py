@@ -94,7 +94,7 @@ def dataset_card(
 ) -> DatasetCard:
     """The card of a corpus, or of its checksums.
 
-    What the report, the contexts and the caller say stands in it as text: nothing of it becomes Markdown, HTML, a
+    What the report, the contexts and the caller say is inserted as text and never becomes Markdown, HTML, a
     link, or a key of the metadata.
 
     Args:

@@ -84,7 +84,7 @@ def write_card(
         The card, as written.
 
     Raises:
-        ValueError: the report has no scores, or a name is none that the Hub takes.
+        ValueError: the report has no scores, or the Hub does not accept a name.
         FileNotFoundError: there is no such folder.
     """
     report = None if report is None else complete_report(report)
@@ -125,7 +125,7 @@ def make_card(
 ) -> ModelCard:
     """The model card of a model.
 
-    What the report, the checkpoint and the caller say stands in it as text: nothing of it becomes Markdown, HTML, a
+    What the report, the checkpoint and the caller say is inserted as text and never becomes Markdown, HTML, a
     link, or a key of the metadata.
 
     Args:
@@ -144,7 +144,7 @@ def make_card(
             run.
 
     Raises:
-        ValueError: the report has no scores, or a name is none that the Hub takes.
+        ValueError: the report has no scores, or the Hub does not accept a name.
     """
     report = None if report is None else complete_report(report)
     check_repository(model_id)

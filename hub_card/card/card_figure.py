@@ -40,7 +40,7 @@ def card_figure(report: Mapping[str, Any], path: str | os.PathLike[str], split: 
         panels.append(lambda axes: _draw_reliability(axes, views, split))
     if evaluations:
         panels.append(lambda axes: _draw_epochs(axes, evaluations))
-    with rc_context({"text.parse_math": False}):  # a dollar sign in a name is no formula
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a name does not start a formula
         figure = Figure(figsize=(4.2 * len(panels), 3.7), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -11,10 +11,10 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}")
 
 
 def check_repository(name: str) -> str:
-    """The name itself, if it is one of a repository, `owner/name`.
+    """The name itself, if it is a valid repository name, `owner/name`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if not isinstance(name, str) or name.count("/") != 1 or not re.fullmatch(r"[A-Za-z0-9_./-]+", name):
         raise ValueError(f"{name!r} is not the name of a repository on the Hub (expected owner/name)")
@@ -23,10 +23,10 @@ def check_repository(name: str) -> str:
 
 
 def check_revision(name: str) -> str:
-    """The name itself, if it is one of a branch, a tag or a commit.
+    """The name itself, if it is a valid branch, tag or commit.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     is_one = isinstance(name, str) and _REVISION.fullmatch(name) and not re.search(r"\.\.|//|/\.|[/.]$|\.lock$", name)
     if not is_one:

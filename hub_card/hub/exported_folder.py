@@ -48,7 +48,7 @@ def export_model(
         The folder.
 
     Raises:
-        FileExistsError: the folder exists and is no earlier export, or one with further files in it.
+        FileExistsError: the folder exists and is not an earlier export, or holds other files too.
     """
     from hub_card.card.card import write_card  # it draws and scores, for which a push has no use
 

@@ -37,7 +37,7 @@ def open_repository(repository: str, private: bool | None = None) -> None:
 
     Raises:
         OSError: the Hub cannot be reached, or refuses.
-        ValueError: the name is none that the Hub takes.
+        ValueError: the Hub does not accept the name.
     """
     check_repository(repository)
     try:
@@ -70,7 +70,7 @@ def push_model(
         message: the commit's message.
 
     Raises:
-        ValueError: the folder is no export, or the name is none that the Hub takes.
+        ValueError: the folder is not an export, or the Hub does not accept the name.
         OSError: the Hub cannot be reached, or refuses.
     """
     folder = Path(folder)

@@ -63,7 +63,7 @@ def export_onnx(
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed; the message gives the command.
-        FileExistsError: the folder exists and is no earlier export of this kind, or holds other files too.
+        FileExistsError: the folder exists and is not an earlier export of this kind, or holds other files too.
         ValueError: the encoder cannot be exported, or the graph's emissions differ from torch's by more than 1e-3.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):

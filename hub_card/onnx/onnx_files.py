@@ -31,7 +31,7 @@ def external_data(model: bytes) -> Iterator[dict[str, str]]:
         model: the file of the model.
 
     Raises:
-        ValueError: it is no such file, or a damaged one.
+        ValueError: it is not such a file, or a damaged one.
     """
     return _places(memoryview(model), "model", 0)
 

@@ -1,7 +1,7 @@
-"""Linear layers of an ONNX graph in 8 bits, with a scale for every piece.
+"""Linear layers of an ONNX graph in 8 bits, with a scale for every token.
 
 `quantize_dynamic` of ONNX Runtime gives all of a batch's activations one scale, so that the answer to a post would
-depend on the posts beside it. Here each piece's vector x gets its own, s = max |x| / 127, and a linear layer becomes
+depend on the posts beside it. Here each token's vector x gets its own, s = max |x| / 127, and a linear layer becomes
 
     y = (round(x / s) · W) · w · s,        W = round(weights / w) with a scale w for every output:
 

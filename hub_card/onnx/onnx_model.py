@@ -132,7 +132,7 @@ class OnnxItaForTokenClassification:
             cross_input_ids: `(R, L')`, cross-modal view I+T.
             cross_attention_mask: `(R, L')`.
             cross_token_type_ids: `(R, L')`.
-            word_positions: `(B, N)`, where each word's first piece is in its row; −1 is padding.
+            word_positions: `(B, N)`, position of each word's first subword in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
             has_context: accepted for the sake of the processor's batches, and not used.
             emissions_only: whether to leave out the logits.

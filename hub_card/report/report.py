@@ -317,7 +317,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that `write_report` wrote, of this version or an older one, and complete it.
 
     Raises:
-        ValueError: the file is not a report; what is wrong with it is named.
+        ValueError: the file is not a report; the message says what is wrong.
     """
     report = read_object(path)
     if not {"name", "scores", "data"} <= report.keys():

@@ -66,8 +66,8 @@ def match(gold: Collection[Span], predicted: Collection[Span]) -> list[Match]:
     """Pairs the gold entities of a post with the predicted ones, one to one, and names what each pair is.
 
     Args:
-        gold: the gold entities, none of them twice.
-        predicted: the predicted ones, none of them twice.
+        gold: the gold entities, without duplicates.
+        predicted: the predicted entities, without duplicates.
 
     Returns:
         `(gold entity, predicted entity, kind)`, None for the side that a missed or spurious entity lacks. Each

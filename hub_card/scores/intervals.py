@@ -10,7 +10,7 @@ All that a score needs of a post is its counts of gold, predicted and correct en
 cannot be told apart. How often each *profile* of counts occurs in a draw of P posts is multinomial, so profiles are
 drawn and not posts: the same distribution at a hundredth of the cost, for a test set has a few dozen profiles. The
 draws are `rng.multinomial(P, posts_with_profile / P, size=resamples)`, profiles in lexicographic order, from
-`numpy.random.default_rng(seed)`: the same seed gives the same interval, in whatever order the posts come.
+`numpy.random.default_rng(seed)`: the same seed gives the same interval, whatever the order of the posts.
 
 What this measures is the choice of posts. What the random seed of training adds is another spread (`mean_and_sd`); a
 paired comparison of two systems that have several seeds each, with both sources of chance in it, is not offered here.

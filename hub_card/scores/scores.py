@@ -107,7 +107,7 @@ def score_tags(references: TagSequences, predictions: TagSequences) -> dict[Scor
         The scores under the keys `"lenient"` and `"strict"`.
 
     Raises:
-        ValueError: the number of posts or, in a post, of tags differs, or a tag is none; the post is named.
+        ValueError: the number of posts or, in a post, of tags differs, or a tag is malformed; the post is named.
     """
     _check_tags(references, predictions)
     bioes = any(tag[0] in "ES" for post in chain(references, predictions) for tag in post)
@@ -131,7 +131,7 @@ def score_views(references: TagSequences, predictions: Mapping[str, TagSequences
         A report for each view, in the order given.
 
     Raises:
-        ValueError: the number of posts differs, a prediction is longer than its post, or a tag is none; the view
+        ValueError: the number of posts differs, a prediction is longer than its post, or a tag is malformed; the view
             and the post are named.
     """
     reports = {}

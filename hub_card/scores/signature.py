@@ -81,7 +81,7 @@ class Signature:
         """The signature that a line spells; `str` gives the line back.
 
         Raises:
-            ValueError: the line is no signature; what is wrong with it is named.
+            ValueError: the line is not a signature; the message says what is wrong.
         """
         name, *fields = text.strip().split("|")
         if name != NAME:
