@@ -1,17 +1,18 @@
-"""What the score of an entity is worth: calibration, temperatures, and what can be had by leaving out the unsure.
+"""How far entity scores can be trusted: calibration, temperature scaling and selective prediction.
 
 Everything here is a function of the predicted entities of a split: `scores`, numbers in [0, 1] of shape `(E,)`, each
-the model's posterior probability of its span and type, and `correct`, booleans `(E,)`, whether the gold has that
-entity. Missed entities have no score and do not occur. All results are the same, but for rounding, in any order of the
-entities, ties included. What is undefined, such as the calibration of no entities, is `None`: 0 would read as perfect.
+the model's posterior probability of a span and its type, and `correct`, booleans `(E,)`, whether the entity is in the
+gold. Missed entities have no score and are not counted here. Up to rounding, results do not depend on the order of the
+entities, even with ties. Undefined results, such as the calibration of no entities, are `None`: 0 would read as
+perfect.
 
-- **Calibration** asks whether, of the entities with score p, a share p is correct: `reliability`,
+- **Calibration** asks whether a fraction p of the entities with score p is correct: `reliability`,
   `expected_calibration_error` (Naeini et al., 2015; Guo et al., 2017), `brier` (Brier, 1950), `log_loss`.
-- **Temperatures** mend it (Guo et al., 2017, section 4.2). A temperature of the model divides the CRF's emissions and
-  transitions, and all posteriors are computed anew: `fit_temperature` finds it for any negative log-likelihood. A
-  temperature of the scores alone needs no model: `fit_score_temperature`, `scale_scores`. Fit either on valid.
+- **Temperature scaling** improves it (Guo et al., 2017, section 4.2). A model temperature divides the CRF's emissions
+  and transitions, and all posteriors are recomputed: `fit_temperature` finds it for any negative log-likelihood. A
+  score temperature needs no model: `fit_score_temperature`, `scale_scores`. Fit either on the validation split.
 - **Selection** keeps the entities with a score of at least some threshold: `risk_coverage` and `aurc` (Geifman and
-  El-Yaniv, 2017), `threshold_for_precision`; `auroc` is the worth of any number as a sign of an error.
+  El-Yaniv, 2017), `threshold_for_precision`. `auroc` measures how well any number predicts errors.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from numpy.typing import ArrayLike
 
 Binning = Literal["width", "mass"]
 
-# Scores in single precision reach 0 and 1, where the logit is infinite; this is about their last step before 1.
+# Single-precision scores reach 0 and 1, where the logit is infinite; this is about float32's last step below 1.
 CLIP = 1e-7
 
 
 class Bin(NamedTuple):
-    """The entities whose scores are in (low, high]; the first bin also has those at its lower end.
+    """The entities whose scores are in (low, high]; the first bin includes its lower end.
 
     Attributes:
         low: lower end.
         high: upper end.
-        entities: how many there are.
+        entities: number of entities.
         score: mean score, `None` in an empty bin.
-        accuracy: share of correct entities, `None` in an empty bin.
+        accuracy: fraction of correct entities, `None` in an empty bin.
     """
 
     low: float
@@ -48,12 +49,12 @@ class Bin(NamedTuple):
 
 
 class RiskCoverage(NamedTuple):
-    """What remains at every threshold, from the highest score that occurs to the lowest; arrays `(D,)`.
+    """Coverage and risk at every distinct score, from the highest to the lowest; arrays `(D,)`.
 
     Attributes:
-        coverage: share of the entities that are kept, rising to 1.
-        risk: share of the kept entities that are wrong: 1 − precision.
-        threshold: the score from which on an entity is kept; entities of the same score are kept together.
+        coverage: fraction of entities kept, rising to 1.
+        risk: fraction of the kept entities that are wrong: 1 − precision.
+        threshold: the lowest score that is kept; entities with equal scores are kept together.
     """
 
     coverage: np.ndarray
@@ -62,14 +63,14 @@ class RiskCoverage(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """What is kept by leaving out entities below a threshold.
+    """What a threshold keeps.
 
     Attributes:
         threshold: entities with at least this score are kept; 0 keeps all.
-        precision: share of the kept entities that are correct.
-        recall_kept: share of the correct entities that are kept; times the recall of the whole output, it is the
-            recall that remains.
-        coverage: share of all entities that are kept.
+        precision: fraction of the kept entities that are correct.
+        recall_kept: fraction of the correct entities that are kept. Multiply by the recall of the whole output to get
+            the recall at this threshold.
+        coverage: fraction of all entities that are kept.
     """
 
     threshold: float
@@ -86,13 +87,13 @@ def reliability(scores: ArrayLike, correct: ArrayLike, bins: int = 10, binning: 
         correct: whether the gold has the entity, `(E,)`.
         bins: number of bins.
         binning: `"width"`: bins of equal width, empty ones included. `"mass"`: bins with about equally many
-            entities; equal scores stay together, so there may be fewer bins than asked for, and none is empty.
+            entities; equal scores share a bin, so there may be fewer bins than requested, and none is empty.
 
     Returns:
-        The bins from 0 to 1; each begins where the one before it ends. For no entities and `"mass"`, none.
+        Contiguous bins from 0 to 1. With `"mass"` and no entities, an empty result.
 
     Raises:
-        ValueError: `bins` is not positive, `binning` unknown, or the arrays are no scores (see `brier`).
+        ValueError: `bins` is not positive, `binning` is unknown, or the arrays are invalid (see `brier`).
     """
     if bins < 1:
         raise ValueError(f"bins is {bins} (expected at least 1)")
@@ -103,9 +104,9 @@ def reliability(scores: ArrayLike, correct: ArrayLike, bins: int = 10, binning: 
         return []
     inner = np.arange(1, bins) / bins
     if binning == "mass":
-        last = -(-len(scores) * np.arange(1, bins) // bins) - 1  # of each bin but the last, in ascending order
+        last = -(-len(scores) * np.arange(1, bins) // bins) - 1  # index of the last entity of each bin but the last
         inner = np.unique(np.sort(scores)[last])
-        inner = inner[inner < scores.max()]  # above it there would be nothing
+        inner = inner[inner < scores.max()]  # a bin above the maximum would be empty
     place = np.searchsorted(inner, scores)  # inner[place - 1] < score ≤ inner[place]
     counts = np.bincount(place, minlength=len(inner) + 1)
     score_sums = np.bincount(place, scores, minlength=len(inner) + 1)
@@ -120,9 +121,9 @@ def reliability(scores: ArrayLike, correct: ArrayLike, bins: int = 10, binning: 
 def expected_calibration_error(
     scores: ArrayLike, correct: ArrayLike, bins: int = 10, binning: Binning = "width"
 ) -> float | None:
-    """Mean distance between score and accuracy over the bins of `reliability`, weighted by their entities.
+    """Mean distance between score and accuracy over the bins of `reliability`, weighted by the entities in each.
 
-    That is ECE as in equation 3 of Guo et al. (2017); it depends on the bins, so say which ones they are. Returns a
+    This is the ECE of equation 3 in Guo et al. (2017). It depends on the bins, so report them with it. Returns a
     fraction, or `None` for no entities; arguments and errors are those of `reliability`.
     """
     table = reliability(scores, correct, bins, binning)
@@ -144,7 +145,7 @@ def brier(scores: ArrayLike, correct: ArrayLike) -> float | None:
 
     Raises:
         ValueError: the arrays do not both have the shape `(E,)`, a score is outside [0, 1], or `correct` holds
-            something else than 0 and 1; the first wrong entity is named.
+            values other than 0 and 1; the message names the first such entity.
     """
     scores, correct = _pairs(scores, correct)
     return float(np.mean((scores - correct) ** 2)) if len(scores) else None
@@ -153,8 +154,8 @@ def brier(scores: ArrayLike, correct: ArrayLike) -> float | None:
 def log_loss(scores: ArrayLike, correct: ArrayLike) -> float | None:
     """Mean negative log-likelihood of the entities being correct or wrong, in nats.
 
-    Scores are kept `CLIP` away from 0 and 1, so that one sure and wrong entity costs about 16 nats and not infinitely
-    many. Returns `None` for no entities; errors are those of `brier`.
+    Scores are clipped to `CLIP` away from 0 and 1, so that a wrong entity with score 1 costs about 16 nats instead of
+    infinitely many. Returns `None` for no entities; errors are those of `brier`.
     """
     scores, correct = _pairs(scores, correct)
     if not len(scores):
@@ -168,16 +169,16 @@ def fit_temperature(
 ) -> float:
     """The temperature with the smallest negative log-likelihood.
 
-    The negative log-likelihood of a log-linear model, a softmax or a CRF, is convex in 1 / T: it has one valley, and
-    golden-section search on log T (Kiefer, 1953) finds its ground. T = 1 and both ends are tried too. So the result
-    is never worse than no temperature at all, is 1 where the temperature makes no difference, and is exactly `low`
-    or `high` where the valley lies beyond.
+    The negative log-likelihood of a log-linear model, a softmax or a CRF, is convex in 1 / T. It thus has a
+    single minimum, which golden-section search on log T (Kiefer, 1953) finds. T = 1 and both ends are tried too, so
+    the result is never worse than no temperature, is 1 where the temperature makes no difference, and is exactly
+    `low` or `high` where the minimum lies outside.
 
     Args:
         nll: the negative log-likelihood of the validation split at a temperature, up to a constant and a factor. It
-            is called about 20 times, never twice at one temperature.
-        low: the smallest temperature that is tried.
-        high: the largest one.
+            is called about 20 times, never twice at the same temperature.
+        low: the smallest temperature to try.
+        high: the largest temperature to try.
         tolerance: relative precision of the result.
 
     Returns:
@@ -185,7 +186,7 @@ def fit_temperature(
 
     Raises:
         ValueError: not 0 < low < high, `tolerance` is not positive, or `nll` returned a number that is not finite;
-            the temperature is named.
+            the message names the temperature.
     """
     if not 0 < low < high < math.inf or not tolerance > 0:
         raise ValueError(f"low is {low}, high {high}, tolerance {tolerance} (expected 0 < low < high, 0 < tolerance)")
@@ -210,24 +211,24 @@ def fit_temperature(
         else:
             left, lower = lower, upper
             upper = left + golden * (right - left)
-    return min(tried, key=tried.__getitem__)  # of equals the first tried
+    return min(tried, key=tried.__getitem__)  # ties: the first one tried
 
 
 def scale_scores(scores: ArrayLike, temperature: float) -> np.ndarray:
-    """Scores under a temperature of their own: sigmoid(logit(p) / T), Platt scaling with a slope and no offset.
+    """Scale scores by a temperature: sigmoid(logit(p) / T), which is Platt scaling with a slope and no offset.
 
-    It draws scores towards ½ for T > 1 and away from it for T < 1; their order and the side of ½ they are on stay.
-    This is not the posterior of the model at that temperature, which takes a new forward-backward run.
+    T > 1 moves scores towards ½, T < 1 away from it. Their order does not change, nor does any score cross ½. This is
+    not the model's posterior at that temperature, which takes a new forward–backward pass.
 
     Args:
-        scores: the scores, `(E,)`; they are kept `CLIP` away from 0 and 1, where the logit is infinite.
+        scores: the scores, `(E,)`; clipped to `CLIP` away from 0 and 1, where the logit is infinite.
         temperature: T, positive.
 
     Returns:
         The scaled scores, double precision `(E,)`.
 
     Raises:
-        ValueError: `temperature` is not positive and finite, or `scores` are none (see `brier`).
+        ValueError: `temperature` is not positive and finite, or `scores` is invalid (see `brier`).
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature} (expected a positive number)")
@@ -237,20 +238,20 @@ def scale_scores(scores: ArrayLike, temperature: float) -> np.ndarray:
 
 
 def fit_score_temperature(scores: ArrayLike, correct: ArrayLike, low: float = 0.25, high: float = 8.0) -> float:
-    """The temperature of `scale_scores` with the smallest `log_loss`, in [low, high].
+    """Find the temperature in [low, high] for `scale_scores` with the smallest `log_loss`.
 
     Args:
         scores: the scores of the validation split, `(E,)`.
         correct: whether the gold has the entity, `(E,)`.
-        low: the smallest temperature that is tried.
-        high: the largest one.
+        low: the smallest temperature to try.
+        high: the largest temperature to try.
 
     Returns:
-        The temperature; `low` or `high` itself where more of it would fit still better, as `low` does where all
-        scores are on the right side of ½.
+        The temperature. It is exactly `low` or `high` if the minimum lies outside; for instance `low` if all scores
+        are on the right side of ½.
 
     Raises:
-        ValueError: there are no entities, the arrays are no scores (see `brier`), or not 0 < low < high.
+        ValueError: there are no entities, the arrays are invalid (see `brier`), or not 0 < low < high.
     """
     scores, correct = _pairs(scores, correct)
     if not len(scores):
@@ -261,17 +262,17 @@ def fit_score_temperature(scores: ArrayLike, correct: ArrayLike, low: float = 0.
 
 
 def risk_coverage(scores: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """The risk–coverage curve: how wrong the entities are that remain when the unsure are left out.
+    """The risk–coverage curve: the error rate of the entities that remain as a threshold drops the least certain.
 
     Args:
         scores: the scores, `(E,)`.
         correct: whether the gold has the entity, `(E,)`.
 
     Returns:
-        A point for each of the D scores that occur; no point for no entities.
+        A point for each of the D distinct scores; none if there are no entities.
 
     Raises:
-        ValueError: the arrays are no scores (see `brier`).
+        ValueError: the arrays are invalid (see `brier`).
     """
     scores, correct = _pairs(scores, correct)
     threshold, kept, right = _kept(scores, correct)
@@ -281,37 +282,36 @@ def risk_coverage(scores: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 def aurc(scores: ArrayLike, correct: ArrayLike) -> float | None:
     """Area under the risk–coverage curve: the mean risk of the best 1, 2, … E entities (Geifman and El-Yaniv, 2017).
 
-    The smaller, the better; scores that tell nothing have the share of wrong entities. Entities of the same score
-    come in random order: the result is the mean over all orders. Returns `None` for no entities; errors are those of
-    `brier`.
+    Lower is better; uninformative scores give the overall error rate. Entities with equal scores count as randomly
+    ordered, and the result is the mean over all orders. Returns `None` for no entities; errors are those of `brier`.
     """
     scores, correct = _pairs(scores, correct)
     if not len(scores):
         return None
     _, kept, right = _kept(scores, correct)
     best = np.arange(1, len(scores) + 1)
-    # Within a tie the errors are spread evenly, on average over its orders: a line between its ends.
+    # Averaged over its orders, a tie's errors are spread evenly: interpolate between its ends.
     errors = np.interp(best, [0, *kept], [0, *(kept - right)])
     return float(np.mean(errors / best))
 
 
 def threshold_for_precision(scores: ArrayLike, correct: ArrayLike, precision: float) -> OperatingPoint | None:
-    """The smallest threshold at which the entities that are kept have a wanted precision.
+    """Find the smallest threshold at which the kept entities reach a target precision.
 
-    Precision does not always rise with the threshold; this is the threshold that keeps the most. It is chosen by
-    looking at `correct`: choose it on valid, and expect a little less on other posts.
+    Precision does not always rise with the threshold; this threshold keeps the most entities. The choice uses
+    `correct`, so make it on the validation split, and expect slightly lower precision on other posts.
 
     Args:
         scores: the scores, `(E,)`.
         correct: whether the gold has the entity, `(E,)`.
-        precision: the precision wanted, a fraction in (0, 1].
+        precision: the target precision, a fraction in (0, 1].
 
     Returns:
-        The threshold (0 if all entities together are precise enough, else a score that occurs) and what it keeps, or
-        `None` if no threshold reaches the precision.
+        The threshold and what it keeps, or `None` if no threshold reaches the precision. The threshold is 0 if all
+        entities together are precise enough, otherwise one of the scores.
 
     Raises:
-        ValueError: `precision` is not in (0, 1], or the arrays are no scores (see `brier`).
+        ValueError: `precision` is not in (0, 1], or the arrays are invalid (see `brier`).
     """
     if not 0 < precision <= 1:
         raise ValueError(f"precision is {precision} (expected a fraction above 0, at most 1)")
@@ -330,20 +330,20 @@ def threshold_for_precision(scores: ArrayLike, correct: ArrayLike, precision: fl
 
 
 def auroc(scores: ArrayLike, is_error: ArrayLike) -> float | None:
-    """How well a number finds errors: the chance that it is higher for an error than for what is right.
+    """How well a number predicts errors: the probability that it is higher for an error than for a correct entity.
 
-    That is the area under the ROC curve as a rank statistic (Mann and Whitney, 1947; Hanley and McNeil, 1982); a tie
-    is half a success. ½ is chance, 1 all errors above all the rest. Give the score of an entity as 1 − p.
+    This is the area under the ROC curve as a rank statistic (Mann and Whitney, 1947; Hanley and McNeil, 1982); a tie
+    counts ½. A result of ½ is chance; 1 ranks all errors above everything else. Pass an entity's score p as 1 − p.
 
     Args:
         scores: any finite numbers, higher where an error is expected, `(E,)`.
-        is_error: whether it is one, booleans or 0 and 1, `(E,)`.
+        is_error: whether the entity is an error, booleans or 0 and 1, `(E,)`.
 
     Returns:
-        A fraction, or `None` if there are no errors or nothing but errors.
+        A fraction, or `None` if there are no errors or only errors.
 
     Raises:
-        ValueError: the shapes differ, a score is not finite, or `is_error` holds something else than 0 and 1.
+        ValueError: the shapes differ, a score is not finite, or `is_error` holds values other than 0 and 1.
     """
     numbers = _numbers(scores, "scores", unit=False)
     error = _booleans(is_error, "is_error", len(numbers))
@@ -351,13 +351,13 @@ def auroc(scores: ArrayLike, is_error: ArrayLike) -> float | None:
     if not errors or not others:
         return None
     _, place, ties = np.unique(numbers, return_inverse=True, return_counts=True)
-    middle_ranks = np.cumsum(ties) - (ties - 1) / 2  # from 1, equal numbers share the middle of theirs
+    middle_ranks = np.cumsum(ties) - (ties - 1) / 2  # from 1; equal numbers share their mean rank
     successes = middle_ranks[place][error].sum() - errors * (errors + 1) / 2
     return float(successes / (errors * others))
 
 
 def _kept(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each score that occurs, highest first: it, the entities with at least it, the correct ones of these."""
+    """Each distinct score, highest first; the number of entities with at least that score; how many are correct."""
     values, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
     right = np.bincount(place, correct, minlength=len(values))
     return values[::-1], np.cumsum(ties[::-1]), np.cumsum(right[::-1])

@@ -1,9 +1,9 @@
-"""Tagged posts in CoNLL columns, gold and predicted: read from two files and checked against each other line by line.
+"""Reads gold and predicted tags from two files in CoNLL columns and checks that they align line by line.
 
-A line is a word with its columns, the tag in the last one; columns are separated by TABs, or by spaces in a line
-without a TAB. Blank lines stand between posts. `IMGID:<id>` begins a post, if it is there; `-DOCSTART-` lines are
-passed over (conlleval counts them among the words of its accuracy). Lines are cut at newlines and nowhere else:
-U+00A0, U+0085 and the like are words of these corpora.
+A line holds a word and its columns; the tag is the last column. Columns are separated by TABs, or by spaces in a line
+without a TAB. Blank lines separate posts. An optional `IMGID:<id>` line begins a post; `-DOCSTART-` lines are skipped
+(conlleval counts them as words in its accuracy). Only newlines end a line: U+00A0, U+0085 and the like occur as words
+in these corpora.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ DOCUMENT_START = "-DOCSTART-"
 
 @dataclass
 class ColumnPost:
-    """A post of a file in columns.
+    """A post from a column file.
 
     Attributes:
-        line: the number of its first line, from 1: the line of the id where there is one.
-        id: the id above it, if there is one.
+        line: the number of its first line, from 1; this is the id's line if there is one.
+        id: its id, if it has one.
         words: the first column.
         tags: the last column.
-        lines: the number of each word's line.
+        lines: the line number of each word.
     """
 
     line: int
@@ -43,10 +43,10 @@ class ColumnPost:
 
 
 def read_columns(path: str | os.PathLike[str]) -> list[ColumnPost]:
-    """The posts of a file in columns; those without a word are left out. An empty file has none.
+    """Read the posts of a column file. Posts without words are skipped.
 
     Raises:
-        ValueError: a line is not UTF-8, or has no word or no tag; file and line are named.
+        ValueError: a line is not UTF-8, or lacks a word or a tag; the message names the file and line.
         OSError: the file cannot be read.
     """
     posts: list[ColumnPost] = []
@@ -79,17 +79,17 @@ def read_columns(path: str | os.PathLike[str]) -> list[ColumnPost]:
 def read_pair(
     gold: str | os.PathLike[str], predicted: str | os.PathLike[str]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """The tags of the same posts from two files, post by post and word by word.
+    """Read the tags of the same posts from two files, aligned word by word.
 
     Args:
         gold: the file with the gold tags.
         predicted: the file with the predicted tags: the same words in the same order. Ids may be missing on one side.
 
     Returns:
-        The gold and the predicted tags, one list a post.
+        The gold and the predicted tags, one list per post.
 
     Raises:
-        ValueError: a line is malformed, a post is on one side only, or posts differ in id, length or a word. The
+        ValueError: a line is malformed, a post is in only one file, or posts differ in id, length or a word. The
             message names both files and lines.
         OSError: a file cannot be read.
     """
@@ -113,7 +113,7 @@ def _check_ids(
     predicted: str | os.PathLike[str],
     others: list[ColumnPost],
 ) -> None:
-    """Where both files name all their posts, refuse a post on one side only, and another order."""
+    """If both files give an id for every post, reject posts in only one file, and a different order."""
     if not all(post.id for post in posts + others):
         return
     for here, mine, there, theirs in ((gold, posts, predicted, others), (predicted, others, gold, posts)):

@@ -1,18 +1,18 @@
-"""What goes wrong, and where: the errors of a model by kind, type, surface form, context and agreement of its views.
+"""Error analysis: errors by kind, entity type, surface form, context and agreement between views.
 
-Every gold and every predicted entity of a post gets one of six kinds. `match` pairs them one to one, in four rounds;
-an entity that one round has paired is out of the later ones:
+Every gold and every predicted entity of a post gets one of six kinds. `match` pairs them one to one, in four rounds.
+An entity paired in one round takes no part in later ones:
 
 1. `correct`: same boundaries, same type;
 2. `type`: same boundaries, another type;
 3. `boundary`: same type, and at least one word in common;
 4. `boundary_and_type`: another type, and at least one word in common.
 
-Within a round the pair with the most words in common comes first; of pairs with equally many, the one whose gold
-entity stands further left (smaller start, then end, then name of the type), then the one whose predicted entity does.
-What is left is `missed` in the gold and `spurious` in the prediction. So correct + type + boundary +
-boundary_and_type + missed is the number of gold entities, and the same with spurious that of predicted ones; F1
-counts a pair of the kinds 2 to 4 as one missed and one spurious entity.
+Within a round, the pair with the most words in common comes first. Ties go to the pair whose gold entity comes first
+(smaller start, then end, then type name), then to the one whose predicted entity does. Unpaired gold entities are
+`missed`, unpaired predicted ones `spurious`. So correct + type + boundary + boundary_and_type + missed is the number
+of gold entities; with spurious instead of missed, it is the number of predicted ones. F1 counts a pair of kinds 2 to 4
+as one missed and one spurious entity.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS: tuple[Kind, ...] = ("correct", "boundary", "type", "boundary_and_type", "
 
 
 class ErrorAnalysis(TypedDict):
-    """The errors of one view, counted, as `analyse` gives them."""
+    """Error counts for one view, as returned by `analyse`."""
 
     kinds: dict[str, int]
     by_type: dict[str, dict[str, int]]
@@ -42,16 +42,16 @@ class ErrorAnalysis(TypedDict):
 
 @dataclass(frozen=True)
 class EvaluatedPost:
-    """One post, what the gold says about it, and what the model says in each view.
+    """A post with its gold entities and the predictions of each view.
 
     Attributes:
-        id: the post's name in its split.
-        words: all words of the post, also those that the model never saw.
-        gold: the gold entities, in words.
+        id: the post's id within its split.
+        words: all words of the post, including those that the model never saw.
+        gold: the gold entities, as word spans.
         views: for each view (`"T"`, `"I+T"`, `"wrong_image"`, `"blank_image"`) the predicted entities, each with its
-            score, the exact posterior of the span and its type, in [0, 1].
-        context: the strings of each kind of context that the view I+T read.
-        thumbnail: the image as a data URI, or nothing.
+            score: the exact posterior of span and type, in [0, 1].
+        context: for each kind of context, the strings that the view I+T read.
+        thumbnail: the image as a data URI, or an empty value.
     """
 
     id: str
@@ -63,16 +63,16 @@ class EvaluatedPost:
 
 
 def match(gold: Collection[Span], predicted: Collection[Span]) -> list[Match]:
-    """Pairs the gold entities of a post with the predicted ones, one to one, and names what each pair is.
+    """Pair the gold and predicted entities of a post one to one, and give the kind of each pair.
 
     Args:
         gold: the gold entities, without duplicates.
         predicted: the predicted entities, without duplicates.
 
     Returns:
-        `(gold entity, predicted entity, kind)`, None for the side that a missed or spurious entity lacks. Each
-        entity is in exactly one triple. The triples go from left to right (by the gold entity, or by the predicted
-        one where there is none), in whatever order the entities came.
+        Triples `(gold entity, predicted entity, kind)`; a missed entity has None as the predicted one, a spurious
+        entity None as the gold one. Each entity is in exactly one triple. Triples are sorted from left to right by
+        gold entity, or by predicted entity where there is no gold one, whatever the order of the input.
     """
     free_gold, free_predicted = set(gold), set(predicted)
     matches: list[Match] = []
@@ -87,9 +87,9 @@ def match(gold: Collection[Span], predicted: Collection[Span]) -> list[Match]:
 
 
 def surface_forms(words: Sequence[str], gold: Iterable[Span]) -> set[str]:
-    """The surface forms of a post's entities: their words joined by spaces, case-folded, whatever the type.
+    """The surface forms of a post's entities: words joined by spaces and case-folded, without the type.
 
-    Those of all training posts together are the `train_surfaces` of `analyse`.
+    The union over all training posts is the `train_surfaces` argument of `analyse`.
 
     Raises:
         ValueError: an entity lies outside the words.
@@ -98,30 +98,30 @@ def surface_forms(words: Sequence[str], gold: Iterable[Span]) -> set[str]:
 
 
 def analyse(posts: Sequence[EvaluatedPost], view: str, train_surfaces: Collection[str]) -> ErrorAnalysis:
-    """The errors of one view, counted. The order of the posts makes no difference.
+    """Count the errors of one view. The order of the posts does not matter.
 
     Args:
         posts: the posts of a split.
-        view: whose predictions are looked at.
+        view: the view whose predictions are analysed.
         train_surfaces: the surface forms of the training entities (see `surface_forms`), in any case.
 
     Returns:
-        Plain JSON values, undefined ratios being 0:
+        Plain JSON values; undefined ratios are 0:
 
         - `kinds`: how often each of `KINDS` occurs;
-        - `by_type`: the same for each type that occurs. A pair counts for the type of its gold entity, a spurious
-          entity for its own: the types add up to `kinds`;
+        - `by_type`: the same for each type that occurs. A pair counts under the type of its gold entity, a spurious
+          entity under its own, so the types add up to `kinds`;
         - `confusion`: how often a gold entity of a type (row) is paired with a predicted one of a type (column); `"O"`
-          is the row of the spurious and the column of the missed. The diagonal holds `correct` and `boundary`;
-        - `surface`: `gold`, `correct` and `recall` of the gold entities whose surface form is one of
-          `train_surfaces`, `seen`, and of the others, `unseen`;
-        - `context`: for each kind of context, `gold`, `predicted`, `correct` and `f1` of the posts that have a string
-          of this kind, `with`, and of the others, `without`;
-        - `agreement`: the same counts of the posts where the views T and I+T predict the same entities, `agree`, and
-          where they do not, `disagree`. A post that lacks one of these views is in neither.
+          is the row of spurious entities and the column of missed ones. The diagonal counts `correct` and `boundary`;
+        - `surface`: `gold`, `correct` and `recall`, once for gold entities whose surface form is in
+          `train_surfaces` (`seen`) and once for the others (`unseen`);
+        - `context`: for each kind of context, `gold`, `predicted`, `correct` and `f1`, once for posts with a string of
+          this kind (`with`) and once for the others (`without`);
+        - `agreement`: the same counts for posts where the views T and I+T predict the same entities (`agree`) and
+          for posts where they do not (`disagree`). A post that lacks one of these views is in neither.
 
     Raises:
-        ValueError: a post lacks the view, or one of its gold entities lies outside its words; the post is named.
+        ValueError: a post lacks the view, or a gold entity lies outside its words; the message names the post.
     """
     for post in posts:
         if view not in post.views:
@@ -153,7 +153,7 @@ _ROUNDS: tuple[Kind, ...] = ("correct", "type", "boundary", "boundary_and_type")
 
 
 def _candidates(gold: Iterable[Span], predicted: Collection[Span]) -> Iterable[_Candidate]:
-    """All pairs that may be paired at all, each with its kind and the number of words in common."""
+    """All candidate pairs, each with its kind and the number of words in common."""
     for g in gold:
         for p in predicted:
             overlap = min(g.end, p.end) - max(g.start, p.start)
@@ -196,7 +196,7 @@ def _types(matches: Sequence[Match]) -> list[str]:
 
 
 def _by_type(matches: Sequence[Match]) -> dict[str, dict[str, int]]:
-    # Types without a gold or a spurious entity still occur, as the wrong type of a pair.
+    # A type may have neither a gold nor a spurious entity and still occur as the wrong type of a pair.
     return {
         name: _kinds(
             [(gold, predicted, kind) for gold, predicted, kind in matches if _type(gold or predicted) == name]

@@ -1,19 +1,21 @@
-"""How sure a score is: bootstrap over posts, for one system and for two on the same posts.
+"""Bootstrap over posts: confidence intervals for one system, and paired tests for two on the same posts.
 
-The posts of a test set are a sample of all the posts there are. The bootstrap (Efron, 1979; Efron and Tibshirani,
-1993, chapter 13) draws as many posts from the test set, with replacement, scores what it drew, and does so thousands
-of times; the middle 95 % of these scores are the percentile interval. Two systems are compared on the same draws
-(Koehn, 2004; Berg-Kirkpatrick, Burkett and Klein, 2012), for most of what makes a draw hard is hard for both, and
-falls out of the difference. The entities of a post are no independent draws, so posts are drawn and not entities.
+A test set is a sample of all possible posts. The bootstrap (Efron, 1979; Efron and Tibshirani, 1993, chapter 13)
+resamples the test set with replacement, as many posts as it has, thousands of times, and scores each sample. The
+middle 95 % of these scores are the percentile interval. Two systems are compared on the same samples (Koehn, 2004;
+Berg-Kirkpatrick, Burkett and Klein, 2012): posts that are hard tend to be hard for both, which cancels in the
+difference. Posts are drawn instead of entities, because the entities of a post are not independent.
 
-All that a score needs of a post is its counts of gold, predicted and correct entities, and posts with the same counts
-cannot be told apart. How often each *profile* of counts occurs in a draw of P posts is multinomial, so profiles are
-drawn and not posts: the same distribution at a hundredth of the cost, for a test set has a few dozen profiles. The
-draws are `rng.multinomial(P, posts_with_profile / P, size=resamples)`, profiles in lexicographic order, from
-`numpy.random.default_rng(seed)`: the same seed gives the same interval, whatever the order of the posts.
+A score depends on a post only through its counts of gold, predicted and correct entities, so posts with the same
+counts, the same *profile*, are interchangeable. How often each profile occurs in a draw of P posts is multinomial, so
+profiles are drawn instead of posts. The distribution is the same at a hundredth of the cost, because a test set has
+only a few dozen profiles. The draws are `rng.multinomial(P, posts_with_profile / P, size=resamples)`, profiles in
+lexicographic order, from `numpy.random.default_rng(seed)`: the same seed gives the same interval, whatever the order
+of the posts.
 
-What this measures is the choice of posts. What the random seed of training adds is another spread (`mean_and_sd`); a
-paired comparison of two systems that have several seeds each, with both sources of chance in it, is not offered here.
+These intervals measure the choice of posts only. The variance over training seeds is separate (`mean_and_sd`). A
+paired comparison of two systems with several seeds each, which would combine both sources of variance, is not
+implemented.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Score = Literal["f1", "precision", "recall"]
 
 SCORES: tuple[Score, ...] = ("precision", "recall", "f1")
 
-# Numbers of one chunk of draws: 16 MiB, whatever the number of posts and resamples.
+# Numbers per chunk of draws: 16 MiB, whatever the number of posts and resamples.
 CHUNK = 2**21
 
 
@@ -45,11 +47,11 @@ class Difference(NamedTuple):
     """The difference of two scores on the same posts, in fractions: positive where the first is better.
 
     Attributes:
-        difference: the first system's score less the second's, on the posts as they are.
+        difference: the first system's score minus the second's, on the original posts.
         low: lower end of the percentile interval of the difference.
         high: its upper end.
-        p_value: how likely so large a difference, of either sign, is by the choice of posts alone if the two are
-            equally good; two-sided, at least 1 / (resamples + 1).
+        p_value: the probability of a difference at least this large, of either sign, from the choice of posts alone
+            if both are equally good; two-sided, at least 1 / (resamples + 1).
     """
 
     difference: float
@@ -63,13 +65,13 @@ class Counts:
     """Entities per post, the sufficient statistic of micro precision, recall and F1.
 
     Attributes:
-        gold: gold entities of every post, integers `(P,)`.
-        predicted: predicted entities of every post, integers `(P,)`.
-        correct: entities that are both, of the same type and span, integers `(P,)`.
+        gold: number of gold entities in every post, integers `(P,)`.
+        predicted: number of predicted entities in every post, integers `(P,)`.
+        correct: number that match in type and span, integers `(P,)`.
 
     Raises:
-        ValueError: the arrays are no integers of one shape `(P,)`, or a post has a negative count or more correct
-            entities than gold or predicted ones; the first such post is named.
+        ValueError: the arrays are not integers of the same shape `(P,)`, or a post has a negative count or more
+            correct entities than gold or predicted ones; the message names the first such post.
     """
 
     gold: np.ndarray
@@ -98,11 +100,11 @@ class Counts:
 
 
 def post_counts(references: TagSequences, predictions: TagSequences, scoring: Scoring = "lenient") -> Counts:
-    """Count the entities of every post, read as `score_tags` reads them.
+    """Count the entities of every post, as `score_tags` reads them.
 
     Args:
-        references: the gold tags of every post, all of its words included.
-        predictions: the predicted tags of the same posts. A prediction may stop short of its post's end, as in
+        references: the gold tags of every post, for all of its words.
+        predictions: the predicted tags of the same posts. A prediction may be shorter than its post, as in
             `score_views`: what the model never saw counts as missed.
         scoring: `"lenient"` or `"strict"`; strict is IOBES if an `E-` or `S-` tag occurs on either side, else IOB2.
 
@@ -110,7 +112,7 @@ def post_counts(references: TagSequences, predictions: TagSequences, scoring: Sc
         The counts of all posts, in order; their sums are the counts of `score_tags`.
 
     Raises:
-        ValueError: the number of posts differs, or a prediction is longer than its post; the post is named.
+        ValueError: the numbers of posts differ, or a prediction is longer than its post; the message names the post.
     """
     if len(references) != len(predictions):
         raise ValueError(f"{len(predictions)} predicted posts for {len(references)} reference posts")
@@ -131,21 +133,21 @@ def bootstrap_scores(
 ) -> dict[Score, Interval]:
     """Percentile intervals of micro precision, recall and F1, all three from the same draws.
 
-    An undefined ratio is 0, in a draw as in a score. So a system that predicts nothing has the interval [0, 0], and
-    so has a test set without posts. The draws of a single post are all alike: an interval of no width then tells of
-    one post, not of certainty.
+    An undefined ratio is 0, in a draw as in a score. So a system that predicts nothing has the interval [0, 0], and so
+    does an empty test set. With a single post, all draws are the same: the zero-width interval is not a sign of
+    certainty.
 
     Args:
         counts: the counts of all posts.
         resamples: number of draws.
-        seed: of the random numbers.
-        level: share of the draws within the interval.
+        seed: seed of the random numbers.
+        level: fraction of the draws within the interval.
 
     Returns:
         `{"precision": …, "recall": …, "f1": …}`.
 
     Raises:
-        ValueError: `resamples` is not positive, or `level` not between 0 and 1.
+        ValueError: `resamples` is not positive, or `level` is not between 0 and 1.
     """
     _check(resamples, level)
     gold, predicted, correct = _draw_totals([counts.gold, counts.predicted, counts.correct], resamples, seed)
@@ -153,7 +155,7 @@ def bootstrap_scores(
 
 
 def bootstrap_f1(counts: Counts, resamples: int = 10_000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Percentile interval of micro F1: that of `bootstrap_scores`, which see."""
+    """Percentile interval of micro F1; see `bootstrap_scores`."""
     return bootstrap_scores(counts, resamples, seed, level)["f1"]
 
 
@@ -167,26 +169,26 @@ def bootstrap_difference(
 ) -> Difference:
     """Compare two systems, or two views of one, on the same posts: both are scored on the same draws.
 
-    The p-value is that of the draws moved to a difference of zero: the share of draws whose difference d* is as far
-    from the measured one, |d* − d| ≥ |d|, with the measurement itself counted as one more draw (Davison and Hinkley,
-    1997, section 4.2). Berg-Kirkpatrick et al. count d* ≥ 2d, which is one side of it. As interval and p-value look
-    at opposite tails of the draws, the two can disagree at the border.
+    The p-value shifts the draws to a mean difference of zero. It is the fraction of draws whose difference d* is at
+    least as far from the measured d as zero is, |d* − d| ≥ |d|, counting the measurement itself as one more draw
+    (Davison and Hinkley, 1997, section 4.2). Berg-Kirkpatrick et al. count d* ≥ 2d, one side of this. The interval and
+    the p-value use opposite tails of the draws, so they can disagree in borderline cases.
 
     Args:
         first: the counts of one system.
         second: the counts of the other, post by post as in `first`.
-        score: what is compared: `"f1"`, `"precision"` or `"recall"`.
+        score: the score to compare: `"f1"`, `"precision"` or `"recall"`.
         resamples: number of draws.
-        seed: of the random numbers.
-        level: share of the draws within the interval.
+        seed: seed of the random numbers.
+        level: fraction of the draws within the interval.
 
     Returns:
         The difference first − second, its interval and p-value. Systems with the same counts have the difference 0,
-        the interval [0, 0] and p 1; so have two systems on no posts.
+        the interval [0, 0] and p = 1; so do two systems on an empty test set.
 
     Raises:
-        ValueError: the two do not have the same gold counts, so they were not measured on the same posts (the first
-            difference is named), `score` is unknown, `resamples` not positive or `level` not between 0 and 1.
+        ValueError: the gold counts differ, so the two were not measured on the same posts (the message names the first
+            difference); `score` is unknown; `resamples` is not positive; or `level` is not between 0 and 1.
     """
     _check(resamples, level)
     if score not in SCORES:
@@ -202,7 +204,7 @@ def bootstrap_difference(
     columns = [first.gold, first.predicted, first.correct, second.predicted, second.correct]
     measured = float(_paired(score, [column.sum(keepdims=True) for column in columns])[0])
     draws = _paired(score, _draw_totals(columns, resamples, seed))
-    # Rounding must not decide whether a draw that is exactly as far away counts.
+    # Rounding must not decide whether a draw at exactly the same distance counts.
     as_far = int((np.abs(draws - measured) >= abs(measured) - 1e-12).sum())
     return Difference(measured, *_interval(draws, level), p_value=(as_far + 1) / (resamples + 1))
 

@@ -13,7 +13,7 @@ from hub_card.scores.scores import TagSequences, TypeScores, accuracy, ratios, s
 class MnerF1(evaluate.Metric):
     """Entity precision, recall and F1, lenient and strict side by side, as a metric of the `evaluate` library.
 
-    The keys are those of evaluate's own `seqeval` metric, with the strict scores beside them: `overall_precision`,
+    The keys are those of evaluate's own `seqeval` metric, plus the strict scores: `overall_precision`,
     `overall_recall`, `overall_f1`, `overall_accuracy`, `overall_strict_precision`, `overall_strict_recall`,
     `overall_strict_f1`, and per entity type a dict of `precision`, `recall`, `f1`, `number` (of gold entities),
     `strict_precision`, `strict_recall`, `strict_f1`, `strict_number`. Nothing is loaded from the network.

@@ -1,10 +1,10 @@
-"""From tags to entity scores: what a model's predictions are worth, view by view.
+"""From tags to entity scores, view by view.
 
-Everything here is a function of tag sequences; the predictions are made elsewhere. Entities are read from tags by
-seqeval, in both readings that the literature mixes:
+Everything here is a function of tag sequences; predictions are made elsewhere. seqeval reads entities from tags, in
+both of the ways that the literature mixes:
 
-- **lenient** (CoNLL's scorer, seqeval's default; the figure of the papers): every tag sequence has a meaning, an
-  `I-` with nothing before it begins an entity;
+- **lenient** (CoNLL's scorer, seqeval's default, what papers report): every tag sequence is valid, and an `I-` with
+  nothing before it begins an entity;
 - **strict** (seqeval's `mode="strict"`): only well-formed IOB2 or IOBES entities count.
 
 All scores are fractions in [0, 1]; tables print them as percentages. An undefined ratio (nothing predicted, nothing
@@ -30,7 +30,7 @@ TagSequences = Sequence[Sequence[str]]
 
 
 class TypeScores(TypedDict):
-    """Scores of the entities of one type: fractions in [0, 1], and the counts of entities that they come from."""
+    """Scores for one entity type: fractions in [0, 1], and the entity counts behind them."""
 
     precision: float
     recall: float
@@ -47,11 +47,11 @@ class Scores(TypeScores):
 
 
 class PostCounts(TypedDict):
-    """Lenient entities post by post, from which F1 over any choice of posts follows.
+    """Lenient entity counts per post, from which F1 over any subset or resample of posts follows.
 
-    The lists have one number a post. `sha256` (16 digits) is that of the posts' lengths and gold entities, in order:
-    counts of two systems belong to the same posts, and can be paired, if it is the same. Tags in BIO and in BIOES
-    have the same one.
+    The lists have one number per post. `sha256` (16 digits) hashes the posts' lengths and gold entities, in order. If
+    two systems have the same hash, their counts belong to the same posts and can be paired. BIO and BIOES tags of the
+    same entities give the same hash.
     """
 
     gold: list[int]
@@ -63,8 +63,8 @@ class PostCounts(TypedDict):
 class ViewReport(TypedDict):
     """The scores of one view on one split.
 
-    `accuracy` is the share of words with the right tag. `lost_words` counts the words that the model never saw;
-    `lost_entities` the gold entities (lenient) with such a word. They are part of the gold and count as missed.
+    `accuracy` is the fraction of words with the correct tag. `lost_words` counts the words that the model never saw;
+    `lost_entities` counts the gold entities (lenient) with such a word. They are part of the gold and count as missed.
     """
 
     posts: int
@@ -78,17 +78,17 @@ class ViewReport(TypedDict):
 
 
 def read_entities(tags: TagSequences, scoring: Scoring, bioes: bool = False) -> list[set[Span]]:
-    """The entities that seqeval reads from tag sequences.
+    """Read entities from tag sequences with seqeval.
 
     Args:
         tags: the tags of every post, one per word.
         scoring: `"lenient"` or `"strict"`.
-        bioes: strict reading in IOBES instead of IOB2; the lenient reading knows all prefixes at once.
+        bioes: whether the strict scheme is IOBES instead of IOB2; the lenient one accepts all prefixes.
 
     Returns:
-        One set per post, of spans in words with an exclusive end.
+        One set of word spans per post; the end is exclusive.
     """
-    if scoring == "lenient":  # seqeval's inclusive end
+    if scoring == "lenient":  # seqeval's end is inclusive
         return [{Span(kind, start, last + 1) for kind, start, last in get_entities(list(post))} for post in tags]
     posts = Entities([list(post) for post in tags], IOBES if bioes else IOB2).entities
     return [{Span(entity.tag, entity.start, entity.end) for entity in post} for post in posts]
@@ -101,13 +101,13 @@ def score_tags(references: TagSequences, predictions: TagSequences) -> dict[Scor
 
     Args:
         references: the gold tags of every post, one per word.
-        predictions: the predicted tags, post by post and word by word like the references.
+        predictions: the predicted tags, aligned with the references.
 
     Returns:
         The scores under the keys `"lenient"` and `"strict"`.
 
     Raises:
-        ValueError: the number of posts or, in a post, of tags differs, or a tag is malformed; the post is named.
+        ValueError: the numbers of posts or of a post's tags differ, or a tag is invalid; the message names the post.
     """
     _check_tags(references, predictions)
     bioes = any(tag[0] in "ES" for post in chain(references, predictions) for tag in post)
@@ -119,20 +119,20 @@ def score_tags(references: TagSequences, predictions: TagSequences) -> dict[Scor
 
 
 def score_views(references: TagSequences, predictions: Mapping[str, TagSequences]) -> dict[str, ViewReport]:
-    """The scores of every view on one split.
+    """Score every view on one split.
 
     Args:
-        references: the gold tags of every post, all of its words included.
+        references: the gold tags of every post, for all of its words.
         predictions: for each view (`"T"`, `"I+T"`, `"wrong_image"`) the predicted tags of the same posts. A
-            prediction may stop short of its post's end: the words after it were never seen by the model, count as
-            `O`, and are reported as lost.
+            prediction may be shorter than its post: the model never saw the remaining words, which count as `O` and
+            are reported as lost.
 
     Returns:
         A report for each view, in the order given.
 
     Raises:
-        ValueError: the number of posts differs, a prediction is longer than its post, or a tag is malformed; the view
-            and the post are named.
+        ValueError: the numbers of posts differ, a prediction is longer than its post, or a tag is invalid; the message
+            names the view and the post.
     """
     reports = {}
     for view, predicted in predictions.items():
@@ -146,7 +146,7 @@ def score_views(references: TagSequences, predictions: Mapping[str, TagSequences
 def _score_view(references: TagSequences, predictions: TagSequences) -> ViewReport:
     _check_posts(references, predictions)
     pairs = list(zip(references, predictions, strict=True))
-    # An overlong prediction stays as it is, for score_tags to refuse.
+    # Overlong predictions stay as they are; score_tags rejects them.
     padded = [[*predicted, *[OUTSIDE] * (len(gold) - len(predicted))] for gold, predicted in pairs]
     scores = score_tags(references, padded)
     gold_spans = read_entities(references, "lenient")
@@ -197,7 +197,7 @@ def _check_tags(references: TagSequences, predictions: TagSequences) -> None:
 
 
 def accuracy(references: TagSequences, predictions: TagSequences) -> float:
-    """The share of the words whose tag is right; 0 without words."""
+    """The fraction of words with the correct tag; 0 without words."""
     gold, predicted = list(chain.from_iterable(references)), list(chain.from_iterable(predictions))
     return sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold) if gold else 0.0
 
@@ -211,7 +211,7 @@ def _score_entities(references: Sequence[set[Span]], predictions: Sequence[set[S
 
 
 def ratios(gold: int, predicted: int, correct: int) -> TypeScores:
-    """Precision, recall and F1 from the numbers of entities."""
+    """Precision, recall and F1 from entity counts."""
     return TypeScores(
         precision=correct / predicted if predicted else 0.0,
         recall=correct / gold if gold else 0.0,

@@ -1,8 +1,8 @@
 """The signature of a score: one line that pins what was measured.
 
 `ita-mner-f1|data:twitter2017-umt@a7d9e172|split:test|view:I+T|scheme:lenient|types:LOC,MISC,ORG,PER|gold:1351|
-posts:723|repair:0|lost:0|v:0.1.0`, as sacreBLEU does it for translation: two F1 with the same signature were measured
-alike, and where two signatures differ, `Signature.differences` says whether the scores may stand side by side.
+posts:723|repair:0|lost:0|v:0.1.0`, as sacreBLEU does for translation. Two F1 scores with the same signature were
+measured in the same way. Where two signatures differ, `Signature.differences` says whether the scores are comparable.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from urllib.parse import quote, unquote
 
 NAME = "ita-mner-f1"
 _KEYS = ("data", "split", "view", "scheme", "types", "gold", "posts", "repair", "lost", "v")
-_LEFT_OUT = {"split", "view"}  # where they are not known, or where a line stands for several
+_LEFT_OUT = {"split", "view"}  # omitted when unknown, or when one line stands for several views
 _EXPECTED = f"{NAME}|data:NAME@SHA256|split:…|view:…|scheme:…|types:…|gold:…|posts:…|repair:…|lost:…|v:…"
 
 
 class Differences(NamedTuple):
-    """What two signatures differ in, in words.
+    """How two signatures differ, in words.
 
     Attributes:
-        incomparable: why the two scores do not measure the same thing; empty for comparable ones.
-        different: what else differs: what is compared (the view, words lost), or what should not matter (the version).
+        incomparable: why the two scores do not measure the same thing; empty if they are comparable.
+        different: other differences: what is being compared (view, lost words), or what should not matter (version).
     """
 
     incomparable: list[str]
@@ -36,16 +36,16 @@ class Signature:
     """What a score was measured on, and how.
 
     Attributes:
-        checksum: the first 8 hexadecimal digits of the sha256 of the file with the gold tags.
-        known_as: the name of that file's published corpus; None for a file that is not known. The checksum decides.
-        split: the split that the file is; None if not known.
+        checksum: the first 8 hexadecimal digits of the SHA-256 of the gold file.
+        known_as: name of the published corpus that the file belongs to; None if unknown. The checksum alone counts.
+        split: the split in the file; None if unknown.
         view: what the model saw (`T`, `I+T`, `wrong_image` …); None in a line that stands for several views.
-        scheme: the reading of the tags, `lenient` or `strict`.
+        scheme: how tags are read, `lenient` or `strict`.
         types: the entity types in the gold, sorted.
-        gold: how many gold entities this reading finds.
-        posts: how many posts were measured.
-        repairs: how many gold tags were not well-formed in the file and were repaired before the measurement.
-        lost: how many gold entities (lenient) the model never saw whole; they count as missed.
+        gold: number of gold entities under this scheme.
+        posts: number of posts scored.
+        repairs: number of ill-formed gold tags that were repaired before scoring.
+        lost: number of gold entities (lenient) that the model never saw in full; they count as missed.
         version: the version of this package.
     """
 
@@ -78,7 +78,7 @@ class Signature:
 
     @classmethod
     def parse(cls, text: str) -> Signature:
-        """The signature that a line spells; `str` gives the line back.
+        """Parse a signature line; the inverse of `str`.
 
         Raises:
             ValueError: the line is not a signature; the message says what is wrong.
@@ -119,10 +119,9 @@ class Signature:
         )
 
     def differences(self, other: Signature) -> Differences:
-        """What keeps this score and another from being compared, and what is merely different, in words.
+        """Say why two scores are not comparable, if so, and what else differs.
 
-        Data are the same if their checksums are, whatever they are called. A split or view that is not known differs
-        from nothing.
+        Data are the same if their checksums match, whatever their names. An unknown split or view matches any other.
         """
         incomparable, different = [], []
         if self.checksum != other.checksum:
@@ -154,11 +153,11 @@ class Signature:
 
 
 def shared_lines(signatures: Iterable[Signature]) -> list[str]:
-    """The lines to print under a table of scores: views measured alike share one, which leaves the view out.
+    """The lines to print under a table of scores; views measured in the same way share one line.
 
     Returns:
-        One line for each reading of the tags whose views agree in all else, one for each view where they do not; in
-        the order of the signatures.
+        For each scheme, one line without the view if its signatures differ only in the view, otherwise one line per
+        view. The order is that of the signatures.
     """
     by_scheme: dict[str, dict[Signature, None]] = {}
     for signature in signatures:
