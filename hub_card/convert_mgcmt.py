@@ -51,7 +51,7 @@ from modeling_ita.whole_files import written_folder
 # The released tag sets, in the order of their ids.
 TAGS = ("PAD", "O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "X", "[CLS]", "[SEP]")
 SPAN_TAGS = ("PAD", "O", "B", "I", "X", "[CLS]", "[SEP]")
-PIECE_TAGS = frozenset({"PAD", "[PAD]", "X", "[CLS]", "[SEP]"})  # no tags of words
+PIECE_TAGS = frozenset({"PAD", "[PAD]", "X", "[CLS]", "[SEP]"})  # not word tags
 FIRST, LAST = "[CLS]", "[SEP]"
 
 BLOCKS = {
@@ -99,7 +99,7 @@ WEIGHTS = {
     "fusion.weight": ("fusion_w",),
     "fusion.bias": ("fusion_bias",),
 }
-# What takes no part in the default variant, by the beginning of its name.
+# Weights that the default variant does not use, by name prefix.
 UNUSED = {
     "the encoder's pooler": ("bert.pooler",),
     "positions that the model counts itself": ("bert.embeddings.position_ids",),
@@ -122,7 +122,7 @@ UNUSED = {
 
 
 class LeftOut(NamedTuple):
-    """A released weight that is not taken over, or not all of it.
+    """A released weight that is not converted, or only in part.
 
     Attributes:
         name: its name in the checkpoint.
@@ -141,8 +141,8 @@ class Conversion(NamedTuple):
     Attributes:
         config: of the model, from the shapes and the tags; without a vision encoder.
         state_dict: for `MgcmtForTokenClassification(config)`, in the checkpoint's dtypes.
-        left_out: what is not taken over.
-        missing: weights of the model that the checkpoint does not have, and that start anew.
+        left_out: the weights that are not converted.
+        missing: weights of the model that the checkpoint lacks, and that are newly initialized.
     """
 
     config: MgcmtConfig
@@ -166,12 +166,12 @@ def convert_state_dict(
         tags: the released tag set in the order of its ids. Tags of words are kept by name and in this order.
         span_tags: that of the auxiliary CRF; O, B and I are kept.
         text_config: configuration of the text encoder. Default: a BERT's, from the shapes.
-        num_attention_heads: heads of the text encoder if there is no `text_config`: shapes do not tell them.
-        aug_fusion: how the released model was augmented, `"add"` being its default.
+        num_attention_heads: heads of the text encoder without a `text_config`: shapes do not reveal the number.
+        aug_fusion: how the released model was augmented. Its own default is `"add"`.
 
     Raises:
         ValueError: a name is unknown, a shape is not what it should be, the tag set is not the released one, or the
-            checkpoint lacks a weight of the text encoder or one that tells a size.
+            checkpoint lacks a weight of the text encoder or one that determines a size.
     """
     spelling = _spelling(released)
     weights = {name: released[spelled] for name, spelled in spelling.items()}
@@ -198,7 +198,7 @@ def convert_state_dict(
 
 
 def released_names(name: str) -> tuple[str, ...]:
-    """What a weight of this model is called in the released checkpoint: one name, or two for two halves."""
+    """The released name of one of this model's weights: one name, or two if two halves are joined."""
     if name in WEIGHTS:
         return WEIGHTS[name]
     module, _, kind = name.rpartition(".")
@@ -211,7 +211,7 @@ def released_names(name: str) -> tuple[str, ...]:
 
 
 def _spelling(released: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """The names of the weights as the released code has them, and as they stand in the checkpoint."""
+    """Maps the weight names of the released code to those in the checkpoint."""
     short = {name.replace("_attention", ""): name for name in BLOCKS.values() if not name.startswith("self")}
     spelling: dict[str, str] = {}
     for spelled in released:
@@ -363,23 +363,23 @@ def _first(names: Iterable[str], most: int = 8) -> str:
 
 
 def read_checkpoint(file: str | Path) -> dict[str, torch.Tensor]:
-    """The weights in a file of PyTorch's or of safetensors'; no code in it is run.
+    """Read the weights from a PyTorch or safetensors file without running code in it.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is of another kind, or holds something else than weights by name.
+        OSError: the file does not exist, or cannot be read.
+        ValueError: the file has another format, or holds anything but named weights.
     """
     if Path(file).suffix == ".safetensors":
         read_header(file)
         with reading(file):
             return load_file(file)
-    with Path(file).open("rb") as content:  # a folder or a file that is not there says so itself
+    with Path(file).open("rb") as content:  # raises for a folder or a missing file
         is_archive = content.read(2) == b"PK"
     if is_archive:
         _check_archive(file)
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises on a damaged file depends on the place of the damage
+    except Exception as error:  # torch's exception depends on where the file is damaged
         why = one_line(str(error).partition("\n")[0], 200) if isinstance(error, RuntimeError) else ""
         raise ValueError(
             f"{file} cannot be read as weights alone ({type(error).__name__}{': ' * bool(why)}{why}): "
@@ -403,7 +403,7 @@ def read_checkpoint(file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _check_archive(file: str | Path) -> None:
-    """Refuses an archive whose files would be larger than it is: PyTorch does not compress them."""
+    """Rejects an archive whose contents are larger than itself: PyTorch does not compress them."""
     try:
         with zipfile.ZipFile(file) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
@@ -426,13 +426,13 @@ def convert_checkpoint(
         checkpoint: the released file of weights, PyTorch's or safetensors'.
         folder: where to write: a new or empty folder.
         text_encoder: the encoder that the released model was trained from: its configuration is used, and its
-            tokenizer goes along. Default: a BERT from the shapes, and no tokenizer.
+            tokenizer is copied. Default: a BERT inferred from the shapes, and no tokenizer.
         vision_encoder: an encoder for the images with its weights, which the released file does not hold. Default:
             none; the model takes region features.
         **settings: as for `convert_state_dict`.
 
     Raises:
-        OSError: a file or an encoder is not there, or something else is in the folder.
+        OSError: a file or an encoder is missing, or the folder is not empty.
         ValueError: as `convert_state_dict` and `read_checkpoint`; or the vision encoder gives other regions.
     """
     text_config = None
@@ -465,7 +465,7 @@ def convert_checkpoint(
 
 
 def conversion_text(conversion: Conversion) -> str:
-    """What became of the weights, for reading."""
+    """A readable summary of the conversion."""
     taken = sum(weight.numel() for weight in conversion.state_dict.values())
     lines = [f"taken over: {len(conversion.state_dict)} weights, {taken:,} parameters"]
     reasons: dict[str, list[LeftOut]] = {}

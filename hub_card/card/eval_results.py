@@ -1,4 +1,4 @@
-"""The scores of a report as the Hub reads them: `model-index` in the card, and `.eval_results`."""
+"""The scores of a report in the formats that the Hub reads: `model-index` in the card, and `.eval_results`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _METRICS: dict[Score, str] = {"f1": "F1", "precision": "precision", "recall": "r
 
 
 def corpus_name(report: Report, split: str) -> str:
-    """What the data of a split are called: the published name, or the configuration of the data set."""
+    """The name of a split's data: the published name, or the configuration of the data set."""
     for view in report["signatures"].get(split, {}):
         signature = signature_of(report, split, view)
         if signature is not None and signature.known_as:
@@ -71,7 +71,7 @@ def eval_results(report: Mapping[str, Any], split: str, dataset_id: str | None =
 def eval_result_entries(report: Mapping[str, Any], split: str, dataset_id: str | None = None) -> list[EvalResultEntry]:
     """The lenient F1 of every view a user can have for `.eval_results`, with interval and signature in the notes.
 
-    A corpus that is not on the Hub goes by its own name, which belongs to nobody's leaderboard.
+    A corpus that is not on the Hub appears under its own name, which matches no leaderboard.
 
     Raises:
         ValueError: the report has no scores on this split.

@@ -1,4 +1,4 @@
-"""What may be the name of a repository on the Hub, and of a revision of it, in cards, in Spaces and in calls."""
+"""Validates names of Hub repositories and revisions, for cards, Spaces and calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from huggingface_hub.utils import validate_repo_id
 
-# Of what git takes for the name of a branch or tag, the part that means nothing in YAML, in Markdown and to a shell.
+# The subset of git's branch and tag names with no special meaning in YAML, Markdown or a shell.
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,199}")
 
 

@@ -1,7 +1,7 @@
-"""The snippets of a model card run in a process of their own, for models that somebody else made.
+"""Runs the snippets of a model card in a separate process, for models made by somebody else.
 
-What comes from a checkpoint enters the snippets as literals, and weights and settings are no code: nothing of a
-checkpoint should run in any process. This is the second wall, for the day when a library that reads it has a fault.
+Checkpoint strings enter the snippets as literals, and weights and settings are not code, so nothing from a checkpoint
+should run in any process. Isolation is a second line of defence, in case a library that reads them has a bug.
 
 What the process is given on every system: a fresh interpreter that ignores the variables and folders of the user's
 Python (`-I`), an environment of a few named variables (no token, no key, no proxy), an empty folder as home and
@@ -12,8 +12,8 @@ Its network is switched off twice. On Linux, where the kernel lets users have na
 network but a loopback of their own, and nothing undoes that. Everywhere Python's own sockets refuse names and
 addresses, which code that is at work in the process could get around.
 
-What it is not is a jail for the disk: the process can read the files that its user can read, and write where the user
-can write, up to the limit on a file. It loads the folder by the installed package and trusts no code in it.
+It is not a file-system sandbox: the process can read the files that its user can read, and write where the user can
+write, up to the file size limit. It loads the folder with the installed package and trusts no code in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 TIME_LIMIT = 120.0  # seconds
-MEMORY = 8 * 2**30  # bytes beside four times what the folder holds
+MEMORY = 8 * 2**30  # bytes, in addition to four times the size of the folder
 FILE_SIZE = 64 * 2**20  # bytes of a file that the process writes
 LONGEST_OUTPUT = 20_000  # characters of a snippet's output that are kept
 # Of the environment: where programs and libraries are, and how many threads they take.
@@ -41,22 +41,22 @@ KEPT = (
 
 
 class NotRun(Exception):
-    """The snippets were not run to their end; the message says why."""
+    """The snippets did not finish; the message says why."""
 
 
 def isolated_outputs(
     folder: str | os.PathLike[str], model_id: str, revision: str, time_limit: float = TIME_LIMIT
 ) -> dict[str, tuple[str, bool]]:
-    """What the snippets of an exported folder print, run in a process without network and secrets.
+    """Run the snippets of an exported folder in a process without network and secrets, and return their output.
 
     Args:
         folder: the exported folder.
         model_id: the name that the snippets load the model by.
         revision: the revision that they pin.
-        time_limit: seconds for all of it, the loading included.
+        time_limit: seconds for everything, including loading.
 
     Returns:
-        By the name of the snippet what it printed, and whether that ends with an error.
+        By snippet name, its output, and whether that ends with an error.
 
     Raises:
         NotRun: the process took too long or ended with an error.
@@ -100,7 +100,7 @@ def isolated_outputs(
 
 
 def _environment(home: Path) -> dict[str, str]:
-    from huggingface_hub.constants import HF_HUB_CACHE  # aligners that are there are used
+    from huggingface_hub.constants import HF_HUB_CACHE  # cached aligners are used
 
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return kept | {
@@ -120,7 +120,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process, and what it started and is still there."""
+    """Kills the process and its remaining children."""
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -130,7 +130,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _checked(answer: Path) -> dict[str, tuple[str, bool]]:
-    """The answer, taken as what a process says that may not be itself any more."""
+    """Validates the answer: the process may have been compromised."""
     try:
         with answer.open("rb") as file:
             found: Any = json.loads(file.read(FILE_SIZE))
@@ -143,7 +143,7 @@ def _checked(answer: Path) -> dict[str, tuple[str, bool]]:
 
 
 def _close_network() -> None:
-    """Leaves the network for a namespace that has none, before anything is loaded; and closes Python's own sockets."""
+    """Enters a namespace without network before anything is loaded, and disables Python's sockets."""
     if sys.platform == "linux":
         import ctypes
 
@@ -151,7 +151,7 @@ def _close_network() -> None:
         user, group = os.getuid(), os.getgid()
         with suppress(OSError, AttributeError):
             if ctypes.CDLL(None).unshare(new_user | new_network) == 0:
-                # Who it is stays the same, for libraries that ask.
+                # Keep the user and group ids, for libraries that ask.
                 for file, line in (
                     ("setgroups", "deny"),
                     ("uid_map", f"{user} {user} 1"),
@@ -176,7 +176,7 @@ def _limit(seconds: float, memory: int) -> None:
         "RLIMIT_CPU": int(seconds * (os.cpu_count() or 1)) + 1,
         "RLIMIT_FSIZE": FILE_SIZE,
         "RLIMIT_CORE": 0,
-        # Not the address space, of which libraries reserve far more than they use.
+        # Not the address space: libraries reserve far more than they use.
         **({"RLIMIT_DATA": memory} if sys.platform == "linux" else {}),
     }
     for name, limit in limits.items():

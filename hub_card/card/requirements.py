@@ -1,4 +1,4 @@
-"""The packages that a machine which runs a model has to have: torch, transformers, and those of its aligners."""
+"""The packages needed to run a model: torch, transformers, and those of its aligners."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from modeling_ita.aligners import OWN_CODE
 
 BASE = ("torch>=2.6,<3", "transformers>=5.0,<6", "pillow>=10.3")
-# By the engine's name, as the package's extras have it.
+# By engine name, as in the package's extras.
 OF_ENGINES = {
     "rapidocr": ("rapidocr>=3.10,<4", "onnxruntime>=1.24.1,<2"),
     "easyocr": ("easyocr>=1.7.2,<2", "torchvision"),
@@ -17,7 +17,7 @@ OF_ENGINES = {
     "pp-ocr": ("torchvision", "opencv-python-headless>=4.10"),
 }
 VERSIONED = ("rapidocr", "easyocr")  # packages whose own version is the engine's revision
-# A version and nothing that pip would take for an option, a place or a marker.
+# A version, and nothing that pip could read as an option, a URL or a marker.
 _VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9A-Za-z]{1,12}){0,5}")
 OF_CHECKPOINTS = ("num2words>=0.5.13", "torchvision")
 SYSTEM_PACKAGES = {"tesseract": ("tesseract-ocr",)}
@@ -26,10 +26,10 @@ SYSTEM_PACKAGES = {"tesseract": ("tesseract-ocr",)}
 def recipes(context_builder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The aligners of a processor's `context_builder`, `{"model", "revision", "settings"}` or less.
 
-    Those whose code is the user's own, which no checkpoint runs, are left out.
+    Aligners with user code are omitted, because checkpoints never run them.
 
     Raises:
-        ValueError: it has not this form.
+        ValueError: it does not have this form.
     """
     if not isinstance(context_builder or {}, Mapping):
         raise ValueError(f"context_builder is {context_builder!r:.80} (expected a dictionary by kind)")
@@ -44,7 +44,7 @@ def recipes(context_builder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def requirements(context_builder: Mapping[str, Any] | None) -> list[str]:
-    """The lines of `requirements.txt`; an engine of which a version read the training images is pinned to it."""
+    """The lines of `requirements.txt`; engines are pinned to the version that read the training images, if known."""
     lines = list(BASE)
     for recipe in recipes(context_builder):
         name, revision = recipe["model"], recipe.get("revision")
@@ -55,5 +55,5 @@ def requirements(context_builder: Mapping[str, Any] | None) -> list[str]:
 
 
 def system_packages(context_builder: Mapping[str, Any] | None) -> list[str]:
-    """The programs besides, by their names in Debian."""
+    """The required system programs, by Debian package name."""
     return [package for recipe in recipes(context_builder) for package in SYSTEM_PACKAGES.get(recipe["model"], ())]

@@ -1,4 +1,4 @@
-"""One folder that loads anywhere: weights, configuration, processor, the code that they need, card, handler."""
+"""Exports a self-contained folder: weights, configuration, processor, code, card and handler."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def export_model(
 ) -> Path:
     """Writes a folder that is ready for the Hub.
 
-    With `trust_remote_code=True` it needs nothing but torch and transformers (and, for images, a package that reads
+    With `trust_remote_code=True` it needs only torch and transformers (and, for images, a package that reads
     them): `pipeline("token-classification", model=folder, trust_remote_code=True)`. Where this package is imported,
-    `AutoModelForTokenClassification`, `AutoProcessor` and `AutoConfig` take its code and ask for no trust.
+    `AutoModelForTokenClassification`, `AutoProcessor` and `AutoConfig` use its code and need no trust.
 
-    The folder is written beside its place and moved there when it is complete.
+    The folder is written to a temporary place and moved when it is complete.
 
     Args:
         model: the model.
@@ -42,7 +42,7 @@ def export_model(
         report: the report of its training, for the card; without one the card has no results.
         examples: where the card's snippets run, so that it shows what they print: `"none"`, nowhere; `"isolated"`, in
             a process without network and secrets; `"here"`, in this process, as `train.py` does with the model that
-            it has just trained, and nobody should with a model of somebody else.
+            it has just trained. Do not use this for somebody else's model.
 
     Returns:
         The folder.
@@ -50,9 +50,9 @@ def export_model(
     Raises:
         FileExistsError: the folder exists and is not an earlier export, or holds other files too.
     """
-    from hub_card.card.card import write_card  # it draws and scores, for which a push has no use
+    from hub_card.card.card import write_card  # imports plotting and scoring, which a push does not need
 
-    # What not every export has.
+    # Files that not every export has.
     optional = {".eval_results", "report.png", TENSORS_FILE, WORDS_FILE}
     optional |= {file.name for system in AUTO_MAPS for file in code_files(system)}
     with written_folder(folder, "export", is_exported, optional) as staging:
@@ -97,5 +97,5 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _save(file: Path, content: dict[str, Any]) -> None:
-    """Writes JSON as transformers does, so that loading and saving again changes nothing."""
+    """Writes JSON in the format of transformers, so that loading and saving again changes nothing."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

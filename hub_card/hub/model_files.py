@@ -1,4 +1,4 @@
-"""What an exported folder holds: the entries of its configurations, its code, the tag of its weights."""
+"""The contents of an exported folder: configuration entries, code, and the tag of its weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AUTO_MAPS = {
     for system, name in (("ita", "Ita"), ("mgcmt", "Mgcmt"))
 }
 PIPELINE: dict[str, Any] = {"impl": "pipeline_ita.ItaPipeline", "pt": ["AutoModelForTokenClassification"]}
-# transformers looks the task up as it was typed, so the alias needs an entry of its own.
+# transformers looks up the task name as typed, so the alias needs its own entry.
 CUSTOM_PIPELINES = {"token-classification": PIPELINE, "ner": PIPELINE}
 
 
 def code_files(model_type: str = "ita") -> list[Path]:
-    """The modules that a checkpoint needs: those that it names, and what they import from beside them.
+    """The modules that a checkpoint needs: those that it names, and the sibling modules they import.
 
     Args:
         model_type: that of the model's configuration, `"ita"` or `"mgcmt"`.
@@ -42,10 +42,10 @@ def unpushed_id(model_type: str) -> str:
 
 
 def weights_tag(folder: str | Path) -> str:
-    """The tag that names these very weights on the Hub, by their sha256: what the card's snippets pin.
+    """The Hub tag that identifies these weights by their SHA-256; the card's snippets pin it.
 
     Raises:
-        FileNotFoundError: the folder holds no weights.
+        FileNotFoundError: the folder has no weights.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
@@ -58,6 +58,6 @@ def weights_tag(folder: str | Path) -> str:
 
 
 def is_exported(folder: str | Path) -> bool:
-    """Whether a folder holds an exported model: its configuration names the pipeline that travels with it."""
+    """Whether a folder holds an exported model: its configuration names the pipeline shipped with it."""
     config = Path(folder) / "config.json"
     return config.is_file() and PIPELINE["impl"] in config.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""An exported folder on the Hub: one commit, and a tag that names its weights."""
+"""Pushes an exported folder to the Hub: one commit, and a tag that identifies its weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hub_card.hub.model_files import AUTO_MAPS, is_exported, unpushed_id, weight
 from modeling_ita.checkpoint_files import check_model_files, check_processor_files, read_object
 from modeling_ita.word_neighbours import WORDS_FILE
 
-# Of an earlier push, what would be wrong beside the new files; all else that the repository holds stays.
+# Files of an earlier push that would conflict with the new ones; all other files in the repository stay.
 STALE = ("*.py", "*.safetensors", "*.safetensors.index.json", WORDS_FILE, *EVAL_RESULTS_FILES.values())
 
 
 class Pushed(NamedTuple):
-    """Where a model lies now: `repository`, the `commit`'s id, and `tag`, the name of its weights."""
+    """Where a model was pushed: `repository`, the `commit` id, and the `tag` that identifies its weights."""
 
     repository: str
     commit: str
@@ -29,7 +29,7 @@ class Pushed(NamedTuple):
 
 
 def open_repository(repository: str, private: bool | None = None) -> None:
-    """Makes the repository if it is not there; before hours of training this shows whether one may write to it.
+    """Creates the repository if needed. Called before training, it shows early whether you have write access.
 
     Args:
         repository: `owner/name`.
@@ -56,17 +56,17 @@ def push_model(
     branch: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Puts an exported folder on the Hub in one commit, and tags the commit with the name of its weights.
+    """Pushes an exported folder to the Hub in one commit, and tags the commit by its weights.
 
-    The card tells how to load the model by its name on the Hub. Code and weights of an earlier push that the folder
-    does not have are removed in the same commit. A tag that is there already stays where it is: what was pinned by it
-    does not change. After an interruption the same call goes on with the files that are not there yet.
+    The card shows how to load the model by its name on the Hub. Code and weights of an earlier push that the folder
+    lacks are removed in the same commit. An existing tag does not move, so what users have pinned does not change.
+    After an interruption, the same call continues with the missing files.
 
     Args:
         folder: what `export_model` wrote.
-        repository: `owner/name`; made if it is not there.
+        repository: `owner/name`; created if it does not exist.
         private: whether a new repository is private; None is the owner's default.
-        branch: the branch to commit to, made from main if it is not there. Default: main.
+        branch: the branch to commit to, created from main if it does not exist. Default: main.
         message: the commit's message.
 
     Raises:
@@ -106,7 +106,7 @@ def push_model(
 
 
 def push_text(pushed: Pushed) -> str:
-    """What to do with a pushed model, for people."""
+    """Instructions for using a pushed model."""
     return (
         f"{pushed.repository} is at commit {pushed.commit}, tag {pushed.tag}\n\n"
         f'pipeline("token-classification", model="{pushed.repository}", revision="{pushed.commit}", '

@@ -1,9 +1,9 @@
 """The linear-chain CRF's decoding and posteriors in numpy, for models that run without torch's kernels.
 
-It answers as `modeling_ita.LinearChainCRF` does, whose module explains the border tag: a (C + 1)-th tag that stands
-for whatever lies outside a post and fills the padding, so that every row is a chain of the same length. D is C + 1
-throughout. Messages are logarithms in float64, right for any scores; Viterbi takes the same steps in the same dtype as
-the original, so that it breaks ties alike. Loops run over words, never over posts.
+Its results match `modeling_ita.LinearChainCRF`, whose module explains the border tag: a (C + 1)-th tag that stands for
+everything outside a post and fills the padding, so that every row is a chain of the same length. D is C + 1
+throughout. Messages are float64 logarithms, accurate for any scores. Viterbi takes the same steps in the same dtype as
+the original, so that ties break in the same way. Loops run over words, never over posts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from modeling_ita import TagScheme
 
-# The score of what cannot be; finite, so that neither 0 × score nor a difference of two scores is NaN.
+# The score of impossible events; finite, so that neither 0 × score nor a difference of two scores is NaN.
 FORBIDDEN = -1e30
 
 
 class _Chain(NamedTuple):
-    """A batch with the border tag, as the scans want it."""
+    """A batch with the border tag, in the layout that the scans need."""
 
-    words: NDArray  # (D, N, B), relative to the best of each word
+    words: NDArray  # (D, N, B), relative to each word's best score
     scores: NDArray  # (D, D), [from, to]
-    offset: NDArray  # (B,), what being relative takes from a post's score
+    offset: NDArray  # (B,), to add back to a post's score
 
 
 class NumpyCrf:
@@ -46,7 +46,7 @@ class NumpyCrf:
             `decode` (`"decode"`), or in every method (`"always"`).
 
     Raises:
-        ValueError: `constraints` is unknown, or the scores are not of the scheme's number of tags.
+        ValueError: `constraints` is unknown, or the scores do not match the scheme's number of tags.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class NumpyCrf:
             mask: boolean `(B, N)`.
             spans: int64 `(S, 4)`, each row's [post in the batch, first word, one past the last word, index of the type
                 in `scheme.types`].
-            temperature: divides all scores, those of transitions too; more than 1 makes the distribution flatter.
+            temperature: divides all scores, including transitions; above 1 it flattens the distribution.
 
         Returns:
             `(S,)`.

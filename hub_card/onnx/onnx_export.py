@@ -1,4 +1,4 @@
-"""A model as a folder for ONNX Runtime: encoder and emissions as one graph, fp32 or int8, checked against torch."""
+"""Exports a model for ONNX Runtime: encoder and emissions as one graph, fp32 or int8, checked against torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from modeling_ita import ItaForTokenClassification, ItaProcessor
 from modeling_ita.whole_files import written_folder
 
 TOLERANCE = 1e-3  # between the emissions of the fp32 graph and torch's
-ONE_FILE = 1_800_000_000  # bytes of weights; an ONNX file ends at 2 GiB, and larger models keep them beside it
+ONE_FILE = 1_800_000_000  # bytes; ONNX files are limited to 2 GiB, so larger models store weights separately
 
 
 class OnnxExport(NamedTuple):
@@ -50,15 +50,15 @@ def export_onnx(
     """Writes a folder that `OnnxItaForTokenClassification.from_pretrained` and `ItaProcessor.from_pretrained` read.
 
     It holds the graph (`model.onnx`: one view's tensors in, the emissions out, with rows, tokens, posts and words as
-    free dimensions), the CRF's scores, the configuration and the processor. The graph is that of the model in float32
-    on the CPU; it is run on ragged batches and its emissions are compared with torch's before the folder, written
-    beside its place, is moved there.
+    dynamic dimensions), the CRF's scores, the configuration and the processor. The graph is exported in float32 on the
+    CPU. The folder is written to a temporary place and moved only after the graph's emissions on ragged batches have
+    been compared with torch's.
 
     Args:
-        model: the model; it is left as it is.
+        model: the model; it is not changed.
         processor: its processor.
         folder: where to write: a new or empty folder, or an earlier export of this kind, which is replaced.
-        int8: whether the graph's linear layers are put in 8 bits (`onnx_int8`). Embeddings, attention and the
+        int8: whether to quantize the graph's linear layers to 8 bits (`onnx_int8`). Embeddings, attention and the
             classifier stay in fp32.
 
     Raises:
@@ -76,7 +76,7 @@ def export_onnx(
 
 
 def onnx_command(model: str, folder: str, int8: bool = False) -> list[str]:
-    """`python -m hub_card.export onnx MODEL OUT [--int8]`: exports a checkpoint, and says what was written.
+    """`python -m hub_card.export onnx MODEL OUT [--int8]`: exports a checkpoint and reports what was written.
 
     Args:
         model: an exported folder or a repository on the Hub.
@@ -91,7 +91,7 @@ def onnx_command(model: str, folder: str, int8: bool = False) -> list[str]:
         ImportError, FileExistsError, ValueError: as `export_onnx`.
     """
     checkpoint: Any = ItaForTokenClassification.from_pretrained(model)
-    processor = ItaProcessor.from_pretrained(model, trust_remote_code=False)  # refused, and not asked for
+    processor = ItaProcessor.from_pretrained(model, trust_remote_code=False)  # reject remote code instead of asking
     export = export_onnx(checkpoint, processor, folder, int8)
     lines = [f"{GRAPH} fp32: {_megabytes(export.fp32_bytes)}, emissions within {export.fp32_difference:.1e} of torch"]
     if export.int8_bytes is not None:
@@ -104,7 +104,7 @@ def onnx_command(model: str, folder: str, int8: bool = False) -> list[str]:
 
 
 class _OneView(nn.Module):
-    """Encoder and classifier over one view: what becomes the graph."""
+    """Encoder and classifier for one view: the module that is exported."""
 
     def __init__(self, model: ItaForTokenClassification) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Pa
     _drop_code(folder)
     save_file({name: scores.detach().float().cpu() for name, scores in model.crf.state_dict().items()}, folder / CRF)
     model = copy.deepcopy(model).float().cpu().eval()
-    model.set_attn_implementation("eager")  # every encoder has it, and it is what a graph can say
+    model.set_attn_implementation("eager")  # every encoder supports it, and it can be exported
     with _quiet():
         _write_graph(model, folder / GRAPH)
     fp32_bytes, fp32_difference = _size(folder), _difference(model, processor, folder)
@@ -151,7 +151,7 @@ def _write(model: ItaForTokenClassification, processor: ItaProcessor, folder: Pa
 
 
 def _drop_code(folder: Path) -> None:
-    """Takes out what a checkpoint says of its own code: here the installed package runs it."""
+    """Removes references to the checkpoint's own code: the installed package runs the export."""
     for code in folder.glob("*.py"):
         code.unlink()
     for file in folder.glob("*config.json"):
@@ -162,8 +162,8 @@ def _drop_code(folder: Path) -> None:
 
 def _write_graph(model: ItaForTokenClassification, file: Path) -> None:
     view = _OneView(model).eval()
-    # Two or more along every dimension: one would be taken for a constant. And a tensor of its own for every input:
-    # the exporter takes a tensor that stands twice for one input.
+    # Every dimension is at least two, because the exporter treats one as a constant. Every input is a separate tensor,
+    # because the exporter merges inputs that share one.
     of_words = [name.startswith("word_") for name in view.inputs]
     inputs = tuple(torch.ones((2, 5) if of else (3, 7), dtype=torch.long) for of in of_words)
     rows_and_pieces, posts_and_words = (
@@ -213,7 +213,7 @@ def _difference(model: ItaForTokenClassification, processor: ItaProcessor, folde
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's and the quantizer's remarks off the screen; what goes wrong is raised."""
+    """Silences the output of the exporter and the quantizer; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

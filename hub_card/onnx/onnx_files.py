@@ -1,8 +1,8 @@
-"""Which files a graph of ONNX reads beside itself, found without opening any of them.
+"""Finds the external files that an ONNX graph reads, without opening any of them.
 
-The format is a nest of records of protocol buffers; a tensor names a file in its field `external_data`. Tensors stand
-among a graph's initializers and in the attributes of its nodes, whose graphs have tensors of their own. What is not
-on the way to one is passed over, so that nothing needs the package onnx, which a server does not have.
+The format is nested protocol buffer messages; a tensor names a file in its field `external_data`. Tensors occur in a
+graph's initializers and in the attributes of its nodes, which may hold subgraphs with tensors of their own. All other
+fields are skipped. This needs no `onnx` package, which servers do not have installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _VARINT, _FIXED64, _RECORD, _FIXED32 = 0, 1, 2, 5
-# By the type of a record, its fields that lead to tensors, by their numbers in onnx.proto.
+# For each message type, the field numbers in onnx.proto that lead to tensors.
 _FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -25,10 +25,10 @@ _FIELDS = {
 
 
 def external_data(model: bytes) -> Iterator[dict[str, str]]:
-    """What every tensor that lies outside a model's file says of its place: `location`, `offset`, `length` …
+    """The location of every tensor stored outside the model file: `location`, `offset`, `length` …
 
     Args:
-        model: the file of the model.
+        model: the model file.
 
     Raises:
         ValueError: it is not such a file, or a damaged one.
@@ -54,7 +54,7 @@ def _places(record: memoryview, kind: str, depth: int) -> Iterator[dict[str, str
 
 
 def _fields(record: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """The fields of a record: their numbers, and of those that are records or text what they hold."""
+    """The fields of a message: their numbers, and the bytes of those that are length-delimited."""
     at = 0
     while at < len(record):
         key, at = _varint(record, at)
@@ -76,7 +76,7 @@ def _fields(record: memoryview) -> Iterator[tuple[int, memoryview | None]]:
 
 
 def _varint(record: memoryview, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends."""
+    """A varint and the offset of its end."""
     value = 0
     for shift in range(0, 70, 7):
         byte = record[at]

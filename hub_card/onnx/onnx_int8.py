@@ -5,7 +5,7 @@ depend on the posts beside it. Here each token's vector x gets its own, s = max 
 
     y = (round(x / s) · W) · w · s,        W = round(weights / w) with a scale w for every output:
 
-8-bit products, the same answer alone and in any batch, and less rounding.
+Products are in 8 bits, the result does not depend on the batch, and rounding errors are smaller.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from modeling_ita.whole_files import working_folder
 
 
 def quantize_graph(file: Path) -> None:
-    """Replaces an fp32 graph by one whose linear layers are in 8 bits; the last one, the classifier, stays in fp32.
+    """Quantizes the linear layers of an fp32 graph in place; the last one, the classifier, stays in fp32.
 
     Args:
-        file: the graph, with its weights' file beside it if it has one.
+        file: the graph, with its weight file beside it if it has one.
 
     Raises:
         ImportError: onnx or onnxruntime is not installed; the message gives the command.
@@ -39,7 +39,7 @@ def quantize_graph(file: Path) -> None:
             nodes_to_exclude=[_last_product(onnx.load(str(file), load_external_data=False).graph)],
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            # Processors without 8-bit dot products add two products in 16 bits: with weights of 7 bits they fit.
+            # CPUs without 8-bit dot products add two products in 16 bits, which cannot overflow with 7-bit weights.
             reduce_range=True,
             use_external_data_format=large,
         )
@@ -62,10 +62,10 @@ def _last_product(graph: Any) -> str:
 
 
 def _scale_by_piece(onnx: Any, graph: Any) -> None:
-    """Gives each of the quantizer's activations a scale along its last axis, and zero a fixed place, 128."""
+    """Gives each quantized activation a scale along its last axis, with the zero point fixed at 128."""
     constants = {
         "int8_last_axis": np.array([-1], np.int64),
-        "int8_least": np.float32(1e-20),  # a vector of zeros has no scale of its own
+        "int8_least": np.float32(1e-20),  # minimum scale, for zero vectors
         "int8_largest": np.float32(127),
         "int8_one": np.float32(1),
         "int8_zero": np.uint8(128),

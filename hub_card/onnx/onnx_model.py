@@ -1,4 +1,4 @@
-"""A model run by ONNX Runtime on the CPU: the encoder and its emissions as a graph, the CRF in numpy."""
+"""Runs an exported model on the CPU: encoder and emissions in ONNX Runtime, the CRF in numpy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from modeling_ita.plain_text import one_line
 from modeling_ita.whole_files import written_file
 
 GRAPH = "model.onnx"
-WEIGHTS = "model.onnx.data"  # beside the graph, for models that one file cannot hold
+WEIGHTS = "model.onnx.data"  # beside the graph, for models too large for one file
 CRF = "crf.safetensors"
 MAKE_ONE = "make one with python -m hub_card.export onnx MODEL OUT"
 MAX_GRAPH = 2**31  # bytes, the limit of the format
@@ -46,7 +46,7 @@ def require(package: str) -> ModuleType:
 
 
 class OnnxItaForTokenClassification:
-    """What `ItaPipeline` needs of a model, without the model: a graph from `export_onnx` and the CRF's scores.
+    """A drop-in model for `ItaPipeline` that runs a graph from `export_onnx` and the CRF's scores.
 
     `ItaPipeline(model=OnnxItaForTokenClassification.from_pretrained(folder), processor=…)`, or
     `pipeline("token-classification", model=…, processor=…, pipeline_class=ItaPipeline)`. It stays on the CPU, wherever
@@ -126,7 +126,7 @@ class OnnxItaForTokenClassification:
         """Scores the tags of B posts' words in the views that the batch holds, as `ItaForTokenClassification` does.
 
         Args:
-            input_ids: `(R, L)`, textual view T: the post's tokens. R = B, but for posts longer than the window.
+            input_ids: `(R, L)`, textual view T: the post's tokens. R = B, unless posts are longer than the window.
             attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them. Default: all zeros.
             cross_input_ids: `(R, L')`, cross-modal view I+T.
@@ -134,7 +134,7 @@ class OnnxItaForTokenClassification:
             cross_token_type_ids: `(R, L')`.
             word_positions: `(B, N)`, position of each word's first subword in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
-            has_context: accepted for the sake of the processor's batches, and not used.
+            has_context: ignored; accepted because the processor's batches contain it.
             emissions_only: whether to leave out the logits.
 
         Returns:
@@ -204,7 +204,7 @@ class OnnxItaForTokenClassification:
         Args:
             emissions: `(B, N, C)`, from `ItaOutput`.
             mask: `(B, N)`, boolean, true on words: `word_positions >= 0`.
-            temperature: at which the posterior is taken; default: the configuration's `score_temperature`.
+            temperature: temperature of the posterior. Default: the configuration's `score_temperature`.
 
         Raises:
             NotFiniteError: an emission or a posterior is NaN or infinite.
@@ -233,11 +233,11 @@ class OnnxItaForTokenClassification:
         self.config.save_pretrained(target)
 
     def eval(self) -> OnnxItaForTokenClassification:
-        """Itself: a graph has no other mode."""
+        """Return `self`: a graph has no training mode."""
         return self
 
     def to(self, *_: Any, **__: Any) -> OnnxItaForTokenClassification:
-        """Itself: it stays on the CPU, in its own type."""
+        """Return `self`: the model stays on the CPU, in its own dtype."""
         return self
 
     def can_generate(self) -> bool:
@@ -245,7 +245,7 @@ class OnnxItaForTokenClassification:
         return False
 
     def is_remote_code(self) -> bool:
-        """False: its code is the installed package's."""
+        """False: its code comes from the installed package."""
         return False
 
     def _emissions(self, view: tuple[torch.Tensor | None, ...], words: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -315,19 +315,19 @@ def _open_graph(file: Path, threads: int) -> Any:
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what is fatal; errors are raised
+    options.log_severity_level = 4  # log only fatal messages; errors are raised
     _check_graph(file)
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own exceptions have no common class but this
+    except Exception as error:  # ONNX Runtime's exceptions share no other base class
         raise ValueError(f"{file} cannot be opened: {one_line(error, 300)}; {MAKE_ONE}") from error
 
 
 def _check_graph(file: Path) -> None:
-    """Refuses a graph that reads any file but its weights', which must lie beside it and hold all that is read of it.
+    """Rejects a graph that reads any file but its weight file, which must be beside it and large enough.
 
     Raises:
-        ValueError: it is damaged, or reads something else; the message names it.
+        ValueError: the graph is damaged, or reads another file; the message names it.
     """
     if file.stat().st_size > MAX_GRAPH:
         raise ValueError(f"{file} has {file.stat().st_size:,} bytes (expected at most {MAX_GRAPH:,}); {MAKE_ONE}")

@@ -23,7 +23,7 @@ CURVE_POINTS = 200
 
 
 class PrecisionPoint(TypedDict):
-    """The threshold that reaches a wanted precision, and what is kept with it; None where nothing reaches it."""
+    """The threshold that reaches a target precision, and what it keeps; None if no threshold reaches it."""
 
     precision: float
     threshold: float | None
@@ -32,7 +32,7 @@ class PrecisionPoint(TypedDict):
 
 
 class ViewCalibration(TypedDict):
-    """What the scores of one view are worth; lists of two are [before, after] the temperature."""
+    """The calibration of one view; lists of two are [before, after] temperature scaling."""
 
     entities: int
     ece: list[float | None]
@@ -44,7 +44,7 @@ class ViewCalibration(TypedDict):
 
 
 class Calibration(TypedDict):
-    """What the scores of a split are worth, as `calibration_report` gives it; no temperature where it is not known."""
+    """The calibration of a split, as returned by `calibration_report`; the temperature is absent if unknown."""
 
     temperature: float | None
     views: dict[str, ViewCalibration]
@@ -54,31 +54,31 @@ class Calibration(TypedDict):
 def calibration_report(
     before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost], temperature: float
 ) -> Calibration:
-    """What the entity scores of a split are worth, before and after the temperature.
+    """Measure the calibration of a split's entity scores, before and after temperature scaling.
 
-    A temperature changes no prediction, only the scores: both hold the same posts, in the same order, with the same
-    gold and predicted entities. The order of the posts makes no difference but for rounding.
+    A temperature changes only scores, not predictions: `before` and `after` must hold the same posts, in the same
+    order, with the same gold and predicted entities. Up to rounding, the order of the posts does not matter.
 
     Args:
         before: the posts with the scores at temperature 1.
-        after: the posts with the scores at the fitted temperature, the ones that users get.
+        after: the posts with the scores at the fitted temperature, which users see.
         temperature: the fitted temperature.
 
     Returns:
-        Plain JSON values, None where something is undefined, for no entities for instance:
+        Plain JSON values; None for what is undefined, for instance without entities:
 
         - `temperature`;
         - `views`: for each view, `entities`, their number; `ece`, `brier` and `reliability` (ten bins of equal width,
-          each a dictionary of `low`, `high`, `entities`, `score`, `accuracy`), each as [before, after]; and, of the
-          scores after the temperature, the curve `risk_coverage`, its area `aurc`, and `operating_points`, a
-          threshold for each of `PRECISIONS`. The thresholds are chosen on these very posts: take them from valid;
+          each a dictionary of `low`, `high`, `entities`, `score`, `accuracy`), each as [before, after]; and, for the
+          scores after temperature scaling, the curve `risk_coverage`, its area `aurc`, and `operating_points`, a
+          threshold for each of `PRECISIONS`. The thresholds are chosen on these same posts: use those of valid;
         - `disagreement`: `auroc`, how well the text alone finds the errors of the view I+T. An entity that I+T
-          predicts is suspect by 1 − its score in the view T after the temperature, by 1 where T does not predict it,
-          and an error if it is not in the gold; `entities` is their number, 0 if the posts lack one of the views.
+          predicts gets the value 1 − its score in the view T after temperature scaling, or 1 if T does not predict it.
+          It is an error if it is not in the gold. `entities` is their number, 0 if the posts lack one of the views.
 
     Raises:
-        ValueError: `temperature` is not positive and finite, the posts do not pair up, or not all of them hold the
-            same views; the post is named.
+        ValueError: `temperature` is not positive and finite, the posts do not pair up, or do not all have
+            the same views; the message names the post.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature} (expected a positive number)")
@@ -115,7 +115,7 @@ def _check(before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost]) -> N
 
 
 def _scored(posts: Sequence[EvaluatedPost], view: str) -> tuple[list[float], list[bool]]:
-    """The scores of all entities that the view predicts, and whether they are in the gold."""
+    """The scores of all entities that the view predicts, and whether each is in the gold."""
     entities = [(score, span in post.gold) for post in posts for span, score in post.views[view].items()]
     return [score for score, _ in entities], [correct for _, correct in entities]
 
@@ -136,7 +136,7 @@ def _view(before: Sequence[EvaluatedPost], after: Sequence[EvaluatedPost], view:
 
 
 def _thinned(points: list[float]) -> list[float]:
-    """At most `CURVE_POINTS` of the points, the first and the last among them."""
+    """At most `CURVE_POINTS` of the points, including the first and the last."""
     if len(points) <= CURVE_POINTS:
         return points
     return [points[round(n * (len(points) - 1) / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]

@@ -1,7 +1,7 @@
-"""All that a report says of a trained model: four views, ablations, calibration, errors, post by post.
+"""Evaluates a trained model for a report: four views, ablations, calibration and errors, post by post.
 
-The model is given every post with its right image, with none, with another post's and with a blank one, and once
-without each kind of context and without the image itself. One temperature for the scores of entities is fitted on the
+The model sees every post with its own image, with none, with another post's image and with a blank one. Ablations
+remove each kind of context in turn, and the image itself. One temperature for the entity scores is fitted on the
 validation split.
 """
 
@@ -25,7 +25,7 @@ from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.wordwise_processor import WordwiseProcessor
 
-WRONG_IMAGE_SEED = 0  # every evaluation shuffles the images alike, so that their controls compare
+WRONG_IMAGE_SEED = 0  # all evaluations shuffle images in the same way, so that controls are comparable
 
 
 class TaggedPost(Protocol):
@@ -48,12 +48,12 @@ class TaggedPost(Protocol):
 
     @property
     def context(self) -> VisualContext:
-        """What its image says."""
+        """The visual context of its image."""
         ...
 
     @property
     def image(self) -> Any:
-        """The image, as the processor of a model that looks takes it; None for none, and for other models."""
+        """The image, as the processor takes it; None if there is none, or if the model does not take pictures."""
         ...
 
 
@@ -62,7 +62,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         fields: `scores`, `ablation`, `errors`, `calibration` (split by split) and `counts` (of the processor).
-        posts: by split, every post with the entities of all views, scored at the fitted temperature.
+        posts: by split, all posts with the entities of all views, scored at the fitted temperature.
         temperature: the fitted temperature; 1 without a validation split.
     """
 
@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
 
 
 def shuffled(visuals: Sequence[Visual], seed: int) -> list[Visual]:
-    """Every image, with its context, at another post's place: the control `wrong_image`."""
+    """Give every image, with its context, to another post: the control `wrong_image`."""
     ring = list(range(len(visuals)))
     random.Random(seed).shuffle(ring)
     following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
@@ -80,12 +80,12 @@ def shuffled(visuals: Sequence[Visual], seed: int) -> list[Visual]:
 
 
 def visuals_of_view(view: str, visuals: Sequence[Visual]) -> list[Visual]:
-    """What a model is given of images in a view.
+    """The visual input of a model in a view.
 
-    A blank image says nothing, and is read as such (method §7): what a model makes of it is what it makes of no image.
+    A blank image carries no information, so it is treated as no image (method §7).
 
     Raises:
-        ValueError: there is no such view.
+        ValueError: the view is unknown.
     """
     if view in ("T", "blank_image"):
         return [Visual()] * len(visuals)
@@ -97,7 +97,7 @@ def visuals_of_view(view: str, visuals: Sequence[Visual]) -> list[Visual]:
 
 
 def without_kind(visual: Visual, kind: str) -> Visual:
-    """What is given of an image without one kind of its context, or without the `IMAGE` itself."""
+    """The visual input without one kind of context, or without the `IMAGE` itself."""
     if kind == IMAGE:
         return visual._replace(image=None)
     context = visual.context
@@ -106,7 +106,7 @@ def without_kind(visual: Visual, kind: str) -> Visual:
 
 
 def kinds_present(processor: WordwiseProcessor, posts: Sequence[TaggedPost]) -> list[str]:
-    """The kinds of context that take part, and that any of the posts has; the `IMAGE` itself likewise."""
+    """The kinds of context that the model uses and that occur in any post; includes `IMAGE` under the same rule."""
     kinds = [kind for kind in processor.context_kinds if any(kind in post.context.kinds for post in posts)]
     return kinds + [IMAGE] * any(post.image is not None for post in posts)
 
@@ -118,8 +118,8 @@ def fit_score_temperature(
     """The temperature at which the gold tag sequences are most likely (Guo et al., 2017, for a CRF).
 
     Args:
-        model: whose CRF it is.
-        emissions: of posts that the model was not trained on.
+        model: the model with the CRF.
+        emissions: emissions of posts that the model was not trained on.
         tags: the ids of their gold tags.
     """
     gold = [torch.tensor(list(row), dtype=torch.long) for row in tags]
@@ -151,8 +151,8 @@ def evaluate_model(
     Args:
         model: the model, on its device.
         processor: its processor.
-        splits: `validation` and `test`, or one of them, and `train`, of which only the names of entities are taken.
-        batch_size: posts in a batch.
+        splits: `validation`, `test` or both, and `train`, from which only entity surface forms are used.
+        batch_size: number of posts per batch.
     """
     fields: dict[str, dict[str, Any]] = {
         name: {} for name in ("scores", "ablation", "errors", "calibration", "counts")
@@ -172,7 +172,7 @@ def evaluate_model(
 
 
 class SplitEvaluation(NamedTuple):
-    """What an evaluation says of one split: a field of the report each, and the posts."""
+    """The evaluation of one split: one attribute per report field, and the posts."""
 
     scores: dict[str, ViewReport]
     ablation: dict[str, ViewReport]
@@ -183,10 +183,10 @@ class SplitEvaluation(NamedTuple):
 
 
 class ReadSplit:
-    """A split that the model has read in every view, image by image once, before anything is decoded.
+    """The emissions of a split in every view, before decoding. Each image is encoded only once.
 
     Attributes:
-        emissions: by view, those of every post.
+        emissions: by view, the emissions of every post.
         counts: by view, what the processor counted.
     """
 
@@ -216,16 +216,16 @@ class ReadSplit:
         return read_posts(self.model, self.processor, words, visuals, self.batch_size, f"{self.name}, {what}")
 
     def fitted_temperature(self) -> float:
-        """The temperature at which the gold tags are most likely, in both views that a user can have."""
+        """The temperature that maximizes the likelihood of the gold tags over both views available to users."""
         emissions = [row for view in MAIN_VIEWS for row in self.emissions[view]]
         return fit_score_temperature(self.model, emissions, [post.tags for post in self.posts] * len(MAIN_VIEWS))
 
     def evaluation(self, temperature: float, train_surfaces: Collection[str]) -> SplitEvaluation:
-        """What is said of the split.
+        """Evaluate the split.
 
         Args:
-            temperature: that of the entities' scores.
-            train_surfaces: the names of entities in train, see `analyse`.
+            temperature: temperature of the entity scores.
+            train_surfaces: the surface forms of training entities, see `analyse`.
         """
         predictions = {view: decode(self.model, rows, (1.0, temperature)) for view, rows in self.emissions.items()}
         labels = self.model.config.tag_scheme.labels
@@ -250,7 +250,7 @@ class ReadSplit:
     def _evaluated(
         self, predictions: Mapping[str, Sequence[Prediction]], kinds: Sequence[str], at: int
     ) -> list[EvaluatedPost]:
-        """The posts with the entities of every view, scored at one of the temperatures they were decoded with."""
+        """The posts with the entities of every view, scored at one of the temperatures used for decoding."""
         return [
             EvaluatedPost(
                 id=post.id,

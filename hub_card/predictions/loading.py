@@ -1,4 +1,4 @@
-"""Loading a model to run it: every fault is one line that names the file, and no code of the checkpoint runs."""
+"""Loads a model for inference. Errors are one line that names the file; no code from the checkpoint runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from modeling_ita.wordwise_processor import WordwiseProcessor
 
 
 def load_model(name: str, device: Any = None) -> tuple[EntityTagger, WordwiseProcessor]:
-    """The model and the processor of an exported folder or a repository on the Hub, with this package's code.
+    """Load model and processor from an exported folder or a Hub repository, with this package's code.
 
-    `transformers.pipeline` would quote whole tracebacks of what does not load.
+    Used instead of `transformers.pipeline`, whose errors quote whole tracebacks.
 
     Args:
         name: the folder, or the repository.
-        device: where the model goes; default: it stays on the CPU.
+        device: device of the model. Default: the CPU.
 
     Raises:
         OSError: there is no such model, or a file is missing.

@@ -1,4 +1,4 @@
-"""What a model predicts for posts: emissions, tags, scored entities; on one process or on all."""
+"""Predicts emissions, tags and scored entities for posts, on one process or on all."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DECODED_AT_ONCE = 256  # posts
 
 
 class Visual(NamedTuple):
-    """What a model is given of an image beside a post.
+    """The visual input that accompanies a post.
 
     Attributes:
-        context: what the image says.
-        image: the image itself, for a model that looks: whatever its processor takes, None for none.
+        context: the visual context.
+        image: the image, for models that take pictures, in any form that the processor takes; None if there is none.
     """
 
     context: VisualContext = VisualContext()
@@ -34,7 +34,7 @@ class Visual(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the model says of one post: its tags, and its entities with their scores at each temperature asked for."""
+    """The prediction for one post: tags, and entities with their scores at each requested temperature."""
 
     tags: list[str]
     entities: dict[Span, list[float]]
@@ -50,19 +50,19 @@ def read_images(
     regions: bool = True,
     progress: str | None = None,
 ) -> list[torch.Tensor | None]:
-    """What a model that looks makes of images, so that no image is opened twice; a file that is there twice is shared.
+    """Prepare images for a model that takes pictures, opening each file only once even if it occurs twice.
 
     Args:
         model: the model.
         processor: its processor.
-        images: whatever the processor takes, None for none.
-        batch_size: images that the vision encoder sees at once.
-        regions: whether to run the vision encoder; if not, the pixels are made only.
-        progress: the title of a progress bar; None shows none.
+        images: the images, in any form that the processor takes; None if there is none.
+        batch_size: images per batch of the vision encoder.
+        regions: whether to run the vision encoder; otherwise only the pixels are prepared.
+        progress: title of a progress bar. None: no bar.
 
     Returns:
-        For every image the features of its regions `(49, region_size)`, or its pixels `(3, height, width)`; None where
-        there is nothing to see.
+        For every image, its region features `(49, region_size)` or pixels `(3, height, width)`; None if there is no
+        image.
     """
     model.eval()
     found: dict[Hashable, torch.Tensor | None] = {}
@@ -94,7 +94,7 @@ def read_posts(
     """The emissions of every post's words, `(n, C)` each, and what the processor counted.
 
     Raises:
-        NotFiniteError: the model gave NaN or infinity for a word of a post, which the message names by its number.
+        NotFiniteError: the model returned NaN or infinity for a word; the message gives the number of the post.
     """
     model.eval()
     order = sorted(range(len(posts)), key=lambda i: len(posts[i]))
@@ -139,7 +139,7 @@ def decode(
 def padded_batches(
     emissions: Sequence[torch.Tensor], device: torch.device, size: int = DECODED_AT_ONCE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Emissions of posts in their order, padded, `(B, N, C)`, with the mask of their words, `(B, N)`."""
+    """Batches of padded emissions, `(B, N, C)`, in the order of the posts, with the mask of words, `(B, N)`."""
     for start in range(0, len(emissions), size):
         rows = emissions[start : start + size]
         lengths = torch.tensor([len(row) for row in rows])
@@ -156,7 +156,7 @@ def predict_tags(
     visuals: Sequence[Visual],
     batch_size: int,
 ) -> tuple[list[list[str]], Counter[str]]:
-    """The best tags of every post with what is given of its image, by all processes together.
+    """Predict the best tags of every post with its visual input, spread over all processes.
 
     Returns:
         The tags, and what the processor counted.

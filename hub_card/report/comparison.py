@@ -14,19 +14,19 @@ from hub_card.scores.views import view_title
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two lenient F1, A and B, have to do with each other.
+    """The comparison of two lenient F1 scores, A and B.
 
     Attributes:
         names: the names of the two runs.
         views: the view of each.
         f1: each F1 in percent with its interval over posts, `67.8 [58.9, 76.0]`.
         signatures: what each was measured on; None for a report of an older version.
-        incomparable: why they do not measure the same thing, in words; empty for comparable ones.
+        incomparable: why they do not measure the same thing, in words; empty if they are comparable.
         different: what else differs, in words.
         posts: how many posts they are paired over; None if they cannot be paired.
-        difference: F1 of A less that of B, a fraction; None if they are not comparable and it was not forced.
+        difference: F1 of A minus that of B, a fraction; None if they are not comparable and `force` was not set.
         interval: of the difference, 95 % of 10,000 draws of posts; None without a pairing.
-        p_value: how likely so large a difference is by the choice of posts alone; None without a pairing.
+        p_value: probability of a difference this large from the choice of posts alone; None without a pairing.
     """
 
     names: tuple[str, str]
@@ -55,7 +55,7 @@ def compare_reports(
         second: the report of B.
         split: the split whose scores are compared.
         views: the view of A and that of B.
-        force: whether to take the difference of scores that are not comparable too.
+        force: whether to compute the difference even if the scores are not comparable.
 
     Returns:
         The comparison. A difference has an interval only if both reports count the entities of the same posts.

@@ -1,4 +1,4 @@
-"""The report of a run: how it is made, kept and shown, alone and with the other runs of its name."""
+"""Builds, stores and prints the report of a run."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PACKAGES = (
 
 
 class GoldFile(TypedDict):
-    """The file with the gold tags of a split: what its scores' signatures say of the data.
+    """The gold file of a split, as its scores' signatures describe it.
 
-    `known_as` is the published file that it is, as in `twitter2017-umt test`, or `unknown`; `repaired` counts the
-    tags that were not well-formed in it and were repaired before the scores were made.
+    `known_as` names the matching published file, as in `twitter2017-umt test`, or is `unknown`. `repaired` counts the
+    ill-formed tags that were repaired before scoring.
     """
 
     sha256: str
@@ -80,8 +80,8 @@ class History(TypedDict, total=False):
 class Report(TypedDict, total=False):
     """The report of a run, `report.json`.
 
-    A complete one, as `read_report` and `complete_report` give it, has every key: what a run or an older version did
-    not write is empty there, and `created` and `command` are None.
+    `read_report` and `complete_report` return complete reports with every key: what a run or an older version did not
+    write is empty, or None for `created` and `command`.
 
     Attributes:
         name: what the run is called; runs that differ in nothing but the seed share it.
@@ -97,7 +97,7 @@ class Report(TypedDict, total=False):
         ablation: by split, the scores of I+T without each kind of context, and without the image itself (`IMAGE`).
         errors: by split and view.
         calibration: by split.
-        config_defaults: the settings of a run that changes none.
+        config_defaults: the default settings of a run.
         aligners: by kind of context, `{"model", "revision", "settings"}` of what made the training contexts.
     """
 
@@ -126,9 +126,9 @@ _NO_CALIBRATION = ViewCalibration(
 
 
 def complete_report(report: Mapping[str, Any]) -> Report:
-    """A report in memory with all that it may lack, as reports of older versions do; it is not changed itself.
+    """Return a copy of a report with all missing fields filled in, such as those of older versions.
 
-    Whoever shows a report completes it first, and need not ask what is there.
+    Code that shows a report completes it first, and then need not check for missing fields.
     """
     empty: dict[str, Any] = {
         key: None if key in ("created", "command") else {}
@@ -203,12 +203,12 @@ def make_report(
         analyses: further fields, such as `ablation`, `errors` and `calibration` of `evaluate_model`.
 
     Returns:
-        The arguments but `gold` under their own names, `signatures` (split → view → scoring → the line of a
+        All arguments except `gold` under their own names, `signatures` (split → view → scoring → the line of a
         `Signature`), `versions` (`None` for a package that is not installed) and `created` (UTC), in plain JSON
         types. Numbers that are not finite, such as the loss of a diverged run, become `None`.
 
     Raises:
-        TypeError: a value has no JSON form; its place in the report is named.
+        TypeError: a value cannot be stored as JSON; the message gives its place in the report.
     """
     report = {
         "name": name,
@@ -262,7 +262,7 @@ def signature_of(report: Report, split: str, view: str, scoring: Scoring = "leni
     """The signature of a score in a report; None if it has none, as in the reports of older versions.
 
     Raises:
-        ValueError: what the report has there is no signature.
+        ValueError: the stored signature is invalid.
     """
     line = report.get("signatures", {}).get(split, {}).get(view, {}).get(scoring)
     return None if line is None else Signature.parse(line)
@@ -328,7 +328,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 
 def _check_form(report: Mapping[str, Any]) -> None:
-    """Refuses a report whose scores and analyses are not where they are looked for."""
+    """Rejects a report whose scores and analyses do not have the expected structure."""
     if not isinstance(report["name"], str):
         raise ValueError("name is not a string")
     for name in ("data", "signatures"):
@@ -350,8 +350,7 @@ def _object(name: str, value: Any) -> Mapping[str, Any]:
 def format_table(report: Report, split: str = "test") -> str:
     """A report's scores on one split as a text table, a row for each view, and the signatures of the scores below.
 
-    Behind the lenient F1 stands its interval, which holds 95 % of 10,000 draws of posts; reports of older versions
-    have none.
+    The lenient F1 is followed by its 95 % interval from 10,000 draws of posts; reports of older versions have none.
 
     Raises:
         ValueError: the report has no scores on this split.
@@ -393,7 +392,7 @@ def split_scores(report: Report, split: str) -> Mapping[str, ViewReport]:
     """The scores of a report on one split, by view.
 
     Raises:
-        ValueError: the report has no scores on this split; those that it has are named.
+        ValueError: the report has no scores on this split; the message lists the splits that it has.
     """
     if split not in report["scores"]:
         held = ", ".join(report["scores"]) or "none"

@@ -74,8 +74,8 @@ def write_page(
 ) -> None:
     """Write the page of a report; a reader of `path` sees the old page or the whole new one, never a part.
 
-    The page holds its style, its script and its pictures, and forbids the browser to load anything else. What the
-    report lacks, as those of older versions do, the page leaves out.
+    The page holds its style, its script and its pictures, and forbids the browser to load anything else. The page
+    omits what the report lacks, as reports of older versions do.
 
     Args:
         report: a report as `make_report` makes it, with `ablation`, `errors` and `calibration` if it
@@ -150,7 +150,7 @@ def _columns(report: Report, split: str) -> str:
 
 def _ablation(report: Report, split: str) -> str:
     removed = report["ablation"].get(split, {})
-    if not removed.keys() - {IMAGE}:  # without the image there is nothing left: that is the view T
+    if not removed.keys() - {IMAGE}:  # removing only the image leaves the view T
         return ""
     of_image = _of_image(report, split)
     whole = split_scores(report, split).get("I+T")
@@ -167,7 +167,7 @@ def _ablation(report: Report, split: str) -> str:
 
 
 def _of_image(report: Report, split: str) -> bool:
-    """Whether the model looks at the image itself, which is then taken away as the kinds of context are."""
+    """Whether the model takes the image itself, which the ablation then removes like a kind of context."""
     return IMAGE in report["ablation"].get(split, {})
 
 
@@ -269,7 +269,7 @@ def _calibration(report: Report, split: str) -> str:
     ]
     if points:
         head = ["view", "precision, %", "score ≥", "recall kept, %", "coverage, %"]
-        # Chosen and measured on the same posts, which a reader must know.
+        # Tell the reader that thresholds are chosen and measured on the same posts.
         tables.append(_table(f"A threshold for a wanted precision, chosen on {split}", head, points))
     notes = []
     if calibration["temperature"] is not None:
@@ -354,7 +354,7 @@ def _group_table(
     for name, by_view in groups.items():
         found = [group for view in views if (group := by_view[view]) is not None]
         if found:
-            # No entities, no score: a zero would read as all of them wrong.
+            # No score without entities: a zero would read as all of them wrong.
             cells = [
                 _percent(group[score])
                 if (group := by_view[view]) and (group["gold"] or group.get("predicted"))
@@ -402,7 +402,7 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 
 
 def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """F1 of the first less that of the second in points, with its interval where the posts can be paired."""
+    """F1 of the first minus that of the second in points, with its interval where the posts can be paired."""
     a, b = counts_of(first), counts_of(second)
     if a is None or b is None or first["post_counts"].get("sha256") != second["post_counts"].get("sha256"):
         return f"{100 * (first['lenient']['f1'] - second['lenient']['f1']):+.1f}"

@@ -65,12 +65,12 @@ sort(); filter();
 
 
 def post_cards(posts: Sequence[EvaluatedPost], limit: int) -> str:
-    """The cards with their controls, which `SCRIPT` brings to life.
+    """The cards with their controls; `SCRIPT` makes these interactive.
 
     Args:
-        posts: the posts, all with the same views. Of T and I+T those that are there are shown; a post without
-            either shows its first two views.
-        limit: how many cards are made at most: those with the most errors, and of equals the first.
+        posts: the posts, all with the same views. A post shows whichever of T and I+T it has, or its first two
+            views if it has neither.
+        limit: maximum number of cards. Posts with the most errors come first; ties keep their order.
 
     Returns:
         HTML.
@@ -136,7 +136,7 @@ def _pane(post: EvaluatedPost, view: str) -> str:
             for gold, first, last in _runs(gold_at, start, end)
         )
         pieces.append(words if entity is None else _mark(words, entity, predicted[entity], entity in post.gold))
-    # Entities that overlap others have no words left to stand on.
+    # Entities hidden by overlapping ones are appended.
     for entity in sorted(set(predicted) - set(predicted_at)):
         words = html_text(" ".join(post.words[entity.start : entity.end]))
         pieces.append(_mark(words, entity, predicted[entity], entity in post.gold))

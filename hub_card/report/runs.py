@@ -57,7 +57,7 @@ def mean_and_sd(reports: Iterable[Report], split: str = "test") -> dict[str, dic
 
 
 def _checksums(report: Report) -> list[str]:
-    """What a run was measured on: the same files are the same data wherever they lie."""
+    """The checksums of a run's data: the same files are the same data wherever they are stored."""
     return sorted(file["sha256"] for file in report["data"].values())
 
 
@@ -74,7 +74,7 @@ def shared_signatures(reports: Iterable[Report], split: str = "test") -> list[st
     """The lines to print under a table of lenient F1 over several runs.
 
     Returns:
-        One line where all runs were measured alike; where they were not, the lines of each name behind that name.
+        One line if all runs were measured in the same way; otherwise the lines of each name, prefixed by that name.
         Nothing for reports without signatures.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores of anybody's tags in CoNLL columns, as a report."""
+"""Scores any system's tags in CoNLL columns, as a report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def score_files(
 ) -> Report:
     """Score the output of any system, in CoNLL columns, as it is: no tag is repaired.
 
-    The lenient scores are those of seqeval and of conlleval, which knows `B-`, `I-` and `E-`; in BIOES, of which
-    conlleval does not know the `S-`, they are those of seqeval. The strict ones are seqeval's alone.
+    Lenient scores match both seqeval and conlleval, except in BIOES, where they match seqeval only, because conlleval
+    does not support `S-`. Strict scores match seqeval.
 
     Args:
         gold: the file with the gold tags, in columns as `hub_card.scores.conll_columns` reads them.
@@ -39,7 +39,7 @@ def score_files(
         A report as `make_report` makes it, for `format_table`, `mean_and_sd` and `compare_reports`.
 
     Raises:
-        ValueError: a line is malformed, or the files do not hold the same posts; file and line are named.
+        ValueError: a line is malformed, or the files do not hold the same posts; the message names file and line.
         OSError: a file cannot be read.
     """
     tags, predictions = read_pair(gold, predicted)

@@ -1,4 +1,4 @@
-"""Plots as inline SVG for a page that stands alone: text in the page's font, colours that follow light and dark.
+"""Plots as inline SVG for a self-contained page: text in the page's font, colours that follow light and dark.
 
 A plot is 360 units wide, the width of a phone, and grows with its column. Colours are CSS: the page's style sheet
 defines the variables of `STYLE`. All strings are plain text and are escaped here.
@@ -15,7 +15,7 @@ from modeling_ita.markup import html_text
 WIDTH, HEIGHT = 360, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 38
 _BAR, _BAR_GAP, _GROUP_GAP = 11, 2, 9
-_LETTER = 7.4  # about the width of one in the font of the labels, were all as wide as capitals
+_LETTER = 7.4  # approximate width of a capital letter in the label font
 
 # Okabe and Ito's palette, as in the figures of a run; on a dark page the blue is their light one.
 STYLE = """
@@ -68,13 +68,13 @@ def line_chart(
         title: what it shows.
         series: the lines; on a logarithmic axis all y are positive.
         x_label: what x is.
-        y_label: what y is; it stands over the axis.
+        y_label: what y is; shown above the axis.
         x_range: the ends of the x axis; None for those of the points.
         y_range: the ends of the y axis; None for those of the points.
         log: whether the y axis is logarithmic.
 
     Returns:
-        HTML; empty if there is no point at all.
+        HTML; empty if there are no points.
     """
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
@@ -102,7 +102,7 @@ def line_chart(
     parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{WIDTH - _RIGHT}"/>')
     parts.append(_label((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
     for line in series:
-        # Points that fall on the same spot of the screen are drawn once.
+        # Points at the same position on screen are drawn once.
         spots = list(dict.fromkeys(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line.points))
         stroke = f'stroke="{html_text(line.colour)}" stroke-width="1.8" stroke-dasharray="{html_text(line.dashes)}"'
         if len(spots) > 1:
@@ -123,7 +123,7 @@ def bar_chart(title: str, rows: Mapping[str, Mapping[str, float]], colours: Mapp
         colours: the CSS colour of every name of the legend.
 
     Returns:
-        HTML; empty if there is no bar at all.
+        HTML; empty if there are no bars.
     """
     if not any(rows.values()):
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table of numbers: the first row over a rule, the first column flush left, all others right."""
+    """The lines of a table of numbers: a rule under the first row, the first column flush left, all others right."""
     widths = _widths(rows)
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

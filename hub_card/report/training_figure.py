@@ -1,4 +1,4 @@
-"""The picture of a run: how it trained, and what each view of a post is worth."""
+"""The figure of a run: its training curves, and the scores of each view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hub_card.report.runs import shared_signatures
 from hub_card.scores.views import PALETTE, VIEWS, look, view_title
 from modeling_ita.whole_files import written_file
 
-# A loss has the colour of the view that it trains.
+# Each loss has the colour of the view that it trains.
 _LOSSES = {
     "text_loss": ("T: text alone", look("T").colour),
     "cross_loss": ("I+T: image and text", look("I+T").colour),
@@ -115,7 +115,7 @@ def _draw_bars(axes: Axes, scores: Mapping[str, Any], split: str) -> None:
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=11)
     axes.set_ylim(0, 108)  # room for the label over a full bar
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xlim(-0.6, max(len(scores), 3) - 0.4)  # a single bar is no wall
+    axes.set_xlim(-0.6, max(len(scores), 3) - 0.4)  # so that a single bar does not fill the panel
     entities = max(view["lenient"]["gold"] for view in scores.values())
     axes.set_xlabel(f"what the model sees ({entities:,} entities to find)")
 
