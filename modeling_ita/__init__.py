@@ -1,7 +1,8 @@
-"""ITA (Wang et al., 2022) and MGCMT (Liu et al., 2022): named entities in posts with images; what travels to the Hub.
+"""ITA (Wang et al., 2022) and MGCMT (Liu et al., 2022): named entity recognition in posts with images.
 
-Importing it registers the configuration, the model and the processor of both with transformers' Auto classes, so that
-a checkpoint loads with this code and without `trust_remote_code`.
+This is the code that checkpoints on the Hub contain. Importing it registers the configuration, the model and the
+processor of both with transformers' Auto classes, so that a checkpoint loads with this code and without
+`trust_remote_code`.
 """
 
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor

@@ -1,7 +1,7 @@
-"""What an aligner can be told: the type and range of every setting, checked in one place, whoever gives it.
+"""The settings of aligners: the type and range of every setting, checked in one place, whatever its source.
 
-A checkpoint names aligners and their settings, and a checkpoint may be a stranger's. Nothing that it says becomes an
-option of a program, a path to write to, a URL, or hours of work.
+A checkpoint names aligners and their settings, and it may be untrusted. None of its values can become an option of a
+program, a path to write to, a URL, or hours of computation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MAX_PATH = 4096  # characters
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting may be.
+    """The allowed values of a setting.
 
     Attributes:
-        expected: in words, for the message: `"an integer from 1 to 20"`.
-        accepts: whether a value is that.
-        is_list: whether that is a list of strings, so that one string may be meant as a list.
+        expected: a description for error messages: `"an integer from 1 to 20"`.
+        accepts: whether a value is allowed.
+        is_list: whether the setting is a list of strings, so that a single string can stand for a list of one.
     """
 
     expected: str
@@ -33,17 +33,17 @@ class Setting:
     is_list: bool = False
 
     def or_none(self) -> Setting:
-        """The same, or None."""
+        """The same setting, with None allowed."""
         return Setting(f"{self.expected}, or None", lambda value: value is None or self.accepts(value), self.is_list)
 
 
 def integer(low: int, high: int) -> Setting:
-    """An integer in a range, both ends included; booleans are refused."""
+    """An integer in a range, both ends included; booleans are rejected."""
     return Setting(f"an integer from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float, high: float) -> Setting:
-    """A number in a range, both ends included; booleans and NaN are refused."""
+    """A number in a range, both ends included; booleans and NaN are rejected."""
     return Setting(
         f"a number from {low} to {high}",
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high,
@@ -51,17 +51,17 @@ def number(low: float, high: float) -> Setting:
 
 
 def one_of(*choices: str) -> Setting:
-    """One of a few strings."""
+    """One of the given strings."""
     return Setting(" or ".join(map(repr, choices)), lambda value: isinstance(value, str) and value in choices)
 
 
 def text(most: int) -> Setting:
-    """A string of at most so many characters, all of them characters that can be encoded."""
+    """A string of at most `most` characters that can be encoded (no lone surrogates)."""
     return Setting(f"a string of at most {most:,} characters", lambda value: _is_text(value, most))
 
 
 def texts(most: int, each: str, accepts: Callable[[str], Any]) -> Setting:
-    """A list of 1 to `most` strings that `accepts` takes; `each` says in words which those are."""
+    """A list of 1 to `most` strings that `accepts` allows; `each` describes them in error messages."""
     return Setting(
         f"a list of 1 to {most} {each}",
         lambda value: (
@@ -88,11 +88,11 @@ def _is_word(value: str) -> bool:
 def _is_model(value: Any) -> bool:
     """Whether transformers would look for this in a local folder or on the Hub, and nowhere else.
 
-    A folder must hold a `config.json`, so that nobody's `/proc` is read through to tell its version.
+    A folder must contain a `config.json`, so that hashing its files never walks a folder such as `/proc`.
     """
     if not _is_text(value, MAX_PATH) or any(unicodedata.category(character) == "Cc" for character in value):
         return False
-    if re.match(r"[/\\]{2}", value):  # a share of another machine, which Windows would log in to
+    if re.match(r"[/\\]{2}", value):  # a network share, which Windows would log in to
         return False
     place = os.path.expanduser(value)
     if os.path.exists(place):
@@ -112,10 +112,10 @@ REVISION = Setting("a branch, tag or commit", _is_revision)
 
 
 def check_settings(settings: Mapping[str, Any], rules: Mapping[str, Setting]) -> None:
-    """Refuses values that are not what the rules say.
+    """Rejects settings that violate the rules.
 
     Raises:
-        ValueError: one is not, as in `num_beams is 'x' (expected an integer from 1 to 20)`.
+        ValueError: a setting violates them, as in `num_beams is 'x' (expected an integer from 1 to 20)`.
     """
     for name, value in settings.items():
         rule = rules[name]
@@ -125,15 +125,15 @@ def check_settings(settings: Mapping[str, Any], rules: Mapping[str, Setting]) ->
 
 
 def check_names(what: str, settings: Mapping[str, Any], names: Collection[str]) -> None:
-    """Refuses settings that are not there.
+    """Rejects unknown settings.
 
     Args:
-        what: whose settings they are.
+        what: whose settings they are, for error messages.
         settings: the settings.
-        names: their names.
+        names: the known names.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: a setting is unknown.
     """
     for name in settings:
         if name not in names:
@@ -141,7 +141,7 @@ def check_names(what: str, settings: Mapping[str, Any], names: Collection[str]) 
 
 
 class Recipe(NamedTuple):
-    """How an aligner is made again: its name, its revision, and its settings by name."""
+    """What is needed to create an aligner again: its name, its revision, and its settings by name."""
 
     model: str
     revision: Any
@@ -149,9 +149,9 @@ class Recipe(NamedTuple):
 
 
 def read_recipe(recipe: Any) -> Recipe:
-    """A name, or `{"model": name, "revision": …, "settings": {…}}` with the last two optional, as a recipe.
+    """Reads a recipe: a name, or `{"model": name, "revision": …, "settings": {…}}` with the last two optional.
 
-    Only its form is checked: the settings are when the aligner is made.
+    Only the form is checked here; the settings are checked when the aligner is created.
 
     Raises:
         ValueError: it is neither.

@@ -1,4 +1,4 @@
-"""The aligner that writes: captions, or answers to a prompt, by any image-to-text model of transformers."""
+"""The caption aligner: captions, or answers to a prompt, by any image-to-text model of transformers."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from .pretrained_aligner import DTYPE, PretrainedAligner
 
 
 class Captioner(PretrainedAligner):
-    """Captions by beam search (method §2, global alignment), or the answers of a model to a prompt.
+    """Captions by beam search (method §2, global alignment), or a model's answers to a prompt.
 
-    The checkpoint's architecture decides how it is asked:
+    The checkpoint's architecture decides how the model is prompted:
 
-    - BLIP and GIT, BLIP-2: nothing is asked; `prompt`, if given, is how the caption begins (or, for BLIP-2, a question
-      in its own form, `"Question: … Answer:"`);
+    - BLIP, GIT and BLIP-2: no prompt by default; `prompt`, if given, is the beginning of the caption (or, for BLIP-2,
+      a question in the form `"Question: … Answer:"`);
     - InstructBLIP: `prompt` is the instruction, "A short image description." by default;
     - Florence-2: `prompt` is the task, `"<CAPTION>"` by default; `"<DETAILED_CAPTION>"`, `"<MORE_DETAILED_CAPTION>"`
-      and `"<OCR>"` write text too;
+      and `"<OCR>"` also generate text;
     - any other model that has a chat template (SmolVLM2, Qwen3-VL …): `prompt` is the instruction, `DESCRIBE` by
-      default. With another instruction it makes contexts of other kinds, such as knowledge about what is shown.
+      default. Other instructions produce other kinds of context, such as knowledge about what is shown.
 
-    The prompt is never part of the strings. Scores are exp(log-probability of the tokens / their number).
+    The returned strings never include the prompt. A score is exp(log-probability of the tokens / number of tokens).
 
     Args:
         model: a repository on the Hub, or a local folder.
         revision: branch, tag or commit of the repository; None is its main branch.
-        num_captions: captions of an image, k in the paper. Captions that are empty, or equal to a better one of the
-            same image, are left out, so there may be fewer.
-        max_new_tokens: longest caption in tokens; None is 20, as in the paper, for BLIP, GIT, BLIP-2 and InstructBLIP,
-            100 for Florence-2 and 64 for models with a chat template, which end their sentences themselves.
-        num_beams: width of the beam; None is `num_captions`, 1 is greedy decoding.
-        prompt: what the model is asked; None is its architecture's default.
+        num_captions: captions per image, k in the paper. Empty captions and duplicates of a better caption of the same
+            image are dropped, so there may be fewer.
+        max_new_tokens: maximum caption length in tokens. Default: 20, as in the paper, for BLIP, GIT, BLIP-2 and
+            InstructBLIP, 100 for Florence-2 and 64 for models with a chat template, which end their sentences
+            themselves.
+        num_beams: beam width; 1 is greedy decoding. Default: `num_captions`.
+        prompt: the prompt. Default: that of the architecture.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
-        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+        device: `"cpu"`, `"cuda:1"` …. Default: an accelerator if there is one.
 
     Raises:
-        ValueError: a setting is not what `rules` say, or `num_beams` is less than `num_captions`.
+        ValueError: a setting violates `rules`, or `num_beams` is less than `num_captions`.
     """
 
     auto_class = AutoModelForImageTextToText
@@ -84,12 +85,12 @@ class Captioner(PretrainedAligner):
             raise ValueError(f"{num_captions} captions need as many beams, got num_beams={num_beams}")
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its captions, best first, with scores in [0, 1].
+        """Returns the captions of every RGB image, best first, with scores in [0, 1].
 
         Raises:
-            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: the checkpoint's architecture is not one of the above, or the prompt is a task of Florence-2
-                that writes no text.
+            OSError: the checkpoint does not exist, or is not available locally and cannot be downloaded.
+            ValueError: the checkpoint's architecture is not supported, or the prompt is a Florence-2 task that does
+                not generate text.
         """
         if not images:
             return []

@@ -1,8 +1,8 @@
-"""A checkpoint's files, looked at before anything is made of them: one line tells which is broken, and how.
+"""Checks a checkpoint's files before they are loaded: a one-line error says which file is broken, and how.
 
-Libraries trust the files that they load: a broken one makes them raise whatever they like, a hostile one makes them
-fetch, open or allocate what it names. So a file is read here first, within limits, and nothing in it is followed that
-leads out of the folder.
+Libraries trust the files that they load: a broken file can raise any exception, and a hostile one can make them fetch,
+open or allocate what it names. So each file is read here first, within limits, and nothing in it may point outside the
+folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFIG, PROCESSOR = "config.json", "processor_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# What a tokenizer and an image processor are read from, where it is there.
+# The files that a tokenizer and an image processor are read from, if present.
 PARTS = (
     TOKENIZER_CONFIG, TOKENIZER, "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "preprocessor_config.json", "chat_template.json",
@@ -37,8 +37,8 @@ _VOCABULARY = re.compile(
     r"(?!tokenizer_config).*(tokenizer|vocab|merges|spiece|sentencepiece|spm|bpe).*\.(json|txt|model|codes)"
 )
 _BYTEWISE = ("CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer")  # which have no vocabulary
-REACHING = ("audio_tokenizer_config.json",)  # what has a processor load something from elsewhere
-# What says where a checkpoint's files are, among the arguments of from_pretrained.
+REACHING = ("audio_tokenizer_config.json",)  # files that make a processor load something from elsewhere
+# The arguments of from_pretrained that say where a checkpoint's files are.
 PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 MAX_JSON = 256 * 2**20  # bytes of a JSON file; the largest tokenizers have 40 MB
@@ -56,7 +56,7 @@ _COUNTS = re.compile(r"(^|_)(layers?|depths?|blocks|stages|groups)$")
 
 
 class Stored(NamedTuple):
-    """A tensor in a file of weights: its type as safetensors names it, its shape, and the file."""
+    """A tensor in a weights file: its type as safetensors names it, its shape, and the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,13 +65,14 @@ class Stored(NamedTuple):
 
 @contextmanager
 def reading(place: str | os.PathLike[str], file: str = "") -> Iterator[None]:
-    """Has whatever is raised while a checkpoint is read be one line that names it.
+    """Turns any exception raised while a checkpoint is read into a one-line error that names it.
 
-    An `OSError` or `ImportError` stays one, all else is a `ValueError`; what was raised is its cause.
+    An `OSError` or `ImportError` keeps its type; any other exception becomes a `ValueError` with the original as its
+    cause.
 
     Args:
         place: the checkpoint: a folder, or a name on the Hub.
-        file: the file of it that is read; errors that name the checkpoint already stay as they are.
+        file: the file that is read. Errors that already name the checkpoint are not changed.
     """
     try:
         yield
@@ -88,11 +89,11 @@ def reading(place: str | os.PathLike[str], file: str = "") -> Iterator[None]:
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is too large, or holds something else; the message names it.
+        ValueError: the file is too large, or does not hold a JSON object; the message names it.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder (expected a file)")
@@ -114,7 +115,7 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Stored]:
-    """The tensors that a safetensors file holds, by name, from its header.
+    """Reads the tensors of a safetensors file, by name, from its header.
 
     Raises:
         OSError: the file cannot be read.
@@ -158,15 +159,15 @@ def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def read_weights(folder: str | os.PathLike[str], name: str | None = None) -> dict[str, Stored]:
-    """The tensors of a folder's weights, in one file or in several, by name.
+    """Reads the tensors of a folder's weights, by name, from one file or several.
 
     Args:
         folder: the folder.
-        name: the file; default: `WEIGHTS`, or the files that `INDEX` names.
+        name: the file. Default: `WEIGHTS`, or the files that `INDEX` names.
 
     Raises:
-        OSError: there are none.
-        ValueError: one is damaged, leads out of the folder, or is a pickle; the message names it.
+        OSError: there are no weights.
+        ValueError: a file is damaged, lies outside the folder, or is a pickle; the message names it.
     """
     place = Path(folder)
     if name is None:
@@ -197,10 +198,10 @@ def read_weights(folder: str | os.PathLike[str], name: str | None = None) -> dic
 
 
 def plain_name(name: Any, where: str | os.PathLike[str]) -> str:
-    """The name itself, if it is that of a file in the same folder.
+    """Returns the name if it is that of a file in the same folder.
 
     Raises:
-        ValueError: it leads elsewhere; the message names `where` it stands.
+        ValueError: the name points elsewhere; the message says `where` it was found.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[\w.@+-][\w .@+-]{0,200}", name) or ".." in name:
         raise ValueError(f"{where} names the file {one_line(repr(name), 80)} (expected one in its own folder)")
@@ -211,7 +212,7 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
     """The path of a file in a folder.
 
     Raises:
-        ValueError: it is a link that leads out of the folder, and not to where the Hub's cache keeps its files.
+        ValueError: it is a link out of the folder that does not point into the Hub's cache.
     """
     path, home = Path(folder, name), Path(folder).resolve()
     if path.is_symlink():
@@ -223,17 +224,17 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def folder_of(name: Any, place: Mapping[str, Any], *files: str) -> Path | None:
-    """The folder of a checkpoint, of one on the Hub that of the cache, to which these files have been loaded.
+    """The folder of a checkpoint; for a name on the Hub, the cache folder to which these files are downloaded.
 
-    None if it cannot be had, or is not of this form: whoever loads it says why.
+    Returns None if the checkpoint is not available or the name is invalid: the loader that follows reports why.
 
     Args:
         name: a folder, or a name on the Hub.
-        place: arguments of `from_pretrained`, among which are those that say where the files are.
-        files: the files.
+        place: arguments of `from_pretrained`, including those that say where the files are.
+        files: the files to download.
 
     Raises:
-        ValueError: it is a file.
+        ValueError: `name` is a file.
     """
     if not isinstance(name, (str, os.PathLike)):
         return None
@@ -249,20 +250,20 @@ def folder_of(name: Any, place: Mapping[str, Any], *files: str) -> Path | None:
             resolved = cached_file(os.fspath(name), file, **where, _raise_exceptions_for_missing_entries=False)
             found = found or resolved
     except Exception:
-        return None  # the loader that comes next says what is wrong
+        return None  # the loader that follows reports the error
     return None if found is None else Path(found).parent
 
 
 def check_model_files(folder: str | os.PathLike[str], has_weights: bool = True) -> dict[str, Stored]:
-    """Looks through a folder's configuration and weights; returns the tensors of these by name.
+    """Checks a folder's configuration and weights; returns the tensors of the weights by name.
 
     Args:
         folder: the folder.
-        has_weights: whether the weights are looked at.
+        has_weights: whether to check the weights.
 
     Raises:
         OSError: a file is missing.
-        ValueError: a file is damaged, or asks for what a checkpoint cannot ask for; the message names it.
+        ValueError: a file is damaged, or requests something that checkpoints may not; the message names it.
     """
     if not Path(folder, CONFIG).exists():
         raise FileNotFoundError(f"{folder} has no {CONFIG} (expected the folder of a checkpoint)")
@@ -275,11 +276,11 @@ def check_model_files(folder: str | os.PathLike[str], has_weights: bool = True) 
 
 
 def check_checkpoint(name: str | os.PathLike[str]) -> None:
-    """Looks through the settings of a checkpoint in a folder before the Auto classes do, which trust them.
+    """Checks the settings of a checkpoint before the Auto classes, which trust them, read them.
 
     Raises:
-        OSError: it has none.
-        ValueError: one is damaged, or asks for what it cannot ask for; the message names the file.
+        OSError: a file of settings is missing.
+        ValueError: a file is damaged, or requests something that checkpoints may not; the message names it.
     """
     folder = folder_of(name, {})
     if folder is not None:
@@ -290,11 +291,11 @@ def check_checkpoint(name: str | os.PathLike[str]) -> None:
 
 
 def check_processor_files(folder: str | os.PathLike[str]) -> None:
-    """Looks through what a folder's processor is read from.
+    """Checks the files that a folder's processor is read from.
 
     Raises:
         OSError: a file is missing.
-        ValueError: a file is damaged, or names something elsewhere; the message names it.
+        ValueError: a file is damaged, or refers to something outside the folder; the message names it.
     """
     place = Path(folder)
     if not (place / PROCESSOR).exists():
@@ -315,10 +316,10 @@ def check_processor_files(folder: str | os.PathLike[str]) -> None:
 
 
 def check_parts(folder: str | os.PathLike[str]) -> None:
-    """Looks through what a folder's tokenizer and image processor are read from.
+    """Checks the files that a folder's tokenizer and image processor are read from.
 
     Raises:
-        ValueError: a file is damaged, or names something elsewhere; the message names it.
+        ValueError: a file is damaged, or refers to something outside the folder; the message names it.
     """
     place = Path(folder)
     for name in (*PARTS, *REACHING):
@@ -329,13 +330,13 @@ def check_parts(folder: str | os.PathLike[str]) -> None:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses settings of a configuration that ask for more than any model has, or for code from elsewhere.
+    """Rejects a configuration whose settings exceed those of any real model, or refer to external code.
 
     Args:
-        settings: the configuration, as JSON has it.
+        settings: the configuration, as parsed from JSON.
 
     Raises:
-        ValueError: a setting is of the wrong type, too large, or names code elsewhere.
+        ValueError: a setting is of the wrong type, too large, or refers to external code.
     """
     for name in ("text_config", "vision_config"):
         found = settings.get(name)
@@ -347,7 +348,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_labels(labels: Any) -> None:
-    """Refuses an `id2label` that JSON can hold and a tag set cannot be.
+    """Rejects an `id2label` that is valid JSON but not a tag set.
 
     Raises:
         ValueError: it is not an object of strings whose keys count from 0.
@@ -361,10 +362,10 @@ def check_labels(labels: Any) -> None:
 
 
 def check_integer(name: str, value: Any, least: int, unit: str = "") -> None:
-    """Refuses a setting that is not an integer, or too small; true and false are none.
+    """Rejects a setting that is not an integer, or is too small; booleans are not integers.
 
     Raises:
-        ValueError: it is not; the message names it.
+        ValueError: the setting is rejected; the message names it.
     """
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or value < least:
@@ -373,10 +374,10 @@ def check_integer(name: str, value: Any, least: int, unit: str = "") -> None:
 
 
 def check_list(name: str, value: Any) -> list[Any]:
-    """A setting that must be a list; a string is refused.
+    """Returns a setting that must be a list; a string is rejected.
 
     Raises:
-        ValueError: it is something else; the message names it.
+        ValueError: the setting is not a list; the message names it.
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise ValueError(f"{name} is {value!r:.60} (expected a list)")
@@ -402,7 +403,7 @@ def _check_values(value: Any, name: str, depth: int = 0) -> None:
         if not -MAX_NUMBER <= value <= most:
             raise ValueError(f"{shown} is {one_line(value, 40)} (expected at most {most:,})")
     elif isinstance(value, str):
-        # "owner/name" would have a kernel fetched from there, and run.
+        # "owner/name" would download a kernel from there and run it.
         if "attn_implementation" in name and not re.fullmatch(r"[\w|]{1,60}", value):
             raise ValueError(f"{shown} is {one_line(repr(value), 80)} (expected 'sdpa', 'eager' …)")
         if key in ("dtype", "torch_dtype") and value.removeprefix("torch.") not in _DTYPES:
@@ -410,17 +411,17 @@ def _check_values(value: Any, name: str, depth: int = 0) -> None:
 
 
 def check_weights(model_class: Any, config: Any, stored: Mapping[str, Stored], where: str) -> None:
-    """Refuses weights that are not those of a configuration's model, before memory is taken for it.
+    """Rejects weights that do not fit the model of a configuration, before memory is allocated for it.
 
     Args:
         model_class: the class of the model.
         config: its configuration.
         stored: the weights, by name.
-        where: the checkpoint, for the message.
+        where: the checkpoint, for error messages.
 
     Raises:
-        ValueError: no model can be made of the configuration, it has far more weights than the files, or a weight is
-            of another shape or type.
+        ValueError: the configuration gives no valid model, the model has far more weights than the files, or a
+            weight has another shape or type.
     """
     with reading(where, CONFIG), torch.device("meta"):
         model = model_class(copy.deepcopy(config))
@@ -448,9 +449,9 @@ def check_weights(model_class: Any, config: Any, stored: Mapping[str, Stored], w
 
 
 def broken_part(folder: str | os.PathLike[str]) -> str:
-    """The file at fault where a folder's tokenizer does not load."""
+    """The file that prevents a folder's tokenizer from loading."""
     try:
         importlib.import_module("tokenizers").Tokenizer.from_file(os.path.join(folder, TOKENIZER))
-    except Exception:  # the package has no exception of its own
+    except Exception:  # tokenizers has no exception class of its own
         return TOKENIZER
     return TOKENIZER_CONFIG

@@ -1,4 +1,4 @@
-"""How every command ends: with its exit status, and with one line if something is wrong."""
+"""Exit status and one-line error messages of every command."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DONE, FINDINGS, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 
 def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
-    """Makes a function of arguments a command: what it raises becomes one line on stderr and an exit status.
+    """Turns a function of arguments into a command: exceptions become one line on stderr and an exit status.
 
-    The status is 0 (done), 1 (finished with findings: what the function returns), 2 (misuse, or an input that cannot
-    be read: whatever it raises) or 130 (interrupted).
+    The status is 0 (done), 1 (finished with findings, as the function returns), 2 (misuse or unreadable input, for any
+    exception) or 130 (interrupted).
 
     ```python
     @command
@@ -40,7 +40,7 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
         except KeyboardInterrupt as interrupt:
             print(one_line("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])])), file=sys.stderr)
             return INTERRUPTED
-        except BrokenPipeError:  # whoever read has enough: `… | head`
+        except BrokenPipeError:  # the reader has closed the pipe: `… | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
         except Exception as error:
@@ -53,19 +53,19 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
 
 
 def program(module: str) -> str:
-    """How a command was called, for its usage: `ita-mner WORD`, or `python -m MODULE`."""
+    """How a command was called, for its usage line: `ita-mner WORD`, or `python -m MODULE`."""
     return sys.argv[0] if sys.argv[0].startswith("ita-mner") else f"python -m {module}"
 
 
 def error_line(error: BaseException) -> str:
-    """What went wrong, as one line: `error: …`, with the notes that were added on the way."""
+    """An exception as one line: `error: …`, followed by the notes added to it."""
     said = str(error)
     if not isinstance(error, (OSError, ValueError, ImportError, FloatingPointError)) or not said:
-        # Not foreseen: a fault of this package, or of a library below it.
+        # Unexpected: a bug in this package or in one of its dependencies.
         said = f"{type(error).__name__}: {said} ({DEBUG}=1 shows where)"
     return one_line("; ".join([f"error: {said}", *getattr(error, "__notes__", [])]))
 
 
 def print_text(text: Any, **options: Any) -> None:
-    """Prints text that may hold strangers' words, line breaks kept and everything else that a terminal obeys gone."""
+    """Prints untrusted text: line breaks and tabs stay, all other control characters are replaced."""
     print(plain_text(text), **options)

@@ -11,12 +11,13 @@ border. D is C + 1 throughout.
 
 **The scan.** A message arriving at a word is a~_t(y) = Σ_y' p_{t-1}(y') exp T(y', y), and p_t(y) = a~_t(y) exp e_t(y),
 each up to a scale that is kept apart (Rabiner, 1989, section V-A). a~_t is bounded below by the range of T alone: no
-emission, however extreme, takes it out of floating point, and log a~_t + e_t is exact even where p_t vanishes. The
+emission, however extreme, makes it overflow or underflow, and log a~_t + e_t is exact even where p_t vanishes. The
 recursion from the right is the same one with T transposed, so both run as one batch of matrix products.
 
-Emissions are taken relative to each word's best, so that float32 resolves what decides between tags. Scans run in the
-result's dtype where its exponents suffice, else in float64, else in log space; on accelerators, where float32 products
-may be set to a reduced precision, in float64 at once. All products go to `out=`, which autocast leaves alone.
+Emissions are taken relative to each word's best, so that float32 resolves the differences between tags. Scans run in
+the result's dtype where its exponent range suffices, else in float64, else in log space. On accelerators, where
+float32 products may be set to a reduced precision, they start with float64. All products use `out=`, which autocast
+ignores.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from .tag_scheme import TagScheme
 
-# The score of what cannot be. It is finite so that neither 0 × score nor a difference of two scores is NaN.
+# The score of the impossible. It is finite so that neither 0 × score nor a difference of two scores is NaN.
 FORBIDDEN = -1e30
 
 
@@ -38,9 +39,9 @@ class LinearChainCRF(nn.Module):
     """Scores, posteriors and best sequences of tags, in batches of posts.
 
     All methods take `emissions` `(B, N, C)`, the score of every tag at every word, in any floating type, and `mask`
-    `(B, N)`, boolean, true on a prefix of every row: the post's words. What `emissions` holds elsewhere is never read.
-    A row without words has the empty sequence as its only one: log-partition 0, no gradients, score 0. Results are
-    float64 for float64 emissions and float32 for all others. First derivatives only.
+    `(B, N)`, boolean, true on a prefix of every row: the post's words. Emissions outside the mask are never read. A
+    row without words has only the empty sequence: log-partition 0, no gradients, score 0. Results are float64 for
+    float64 emissions and float32 for all others. Only first derivatives are supported.
 
     Args:
         num_tags: the number of tags, C.
@@ -74,7 +75,7 @@ class LinearChainCRF(nn.Module):
         self.scheme = scheme
         self.constraints = constraints
         if scheme is not None:
-            # plain attributes, not buffers: they are no state, and on the CPU even if the model is built on "meta"
+            # plain attributes, not buffers: they are not state, and stay on the CPU if the model is built on "meta"
             self._forbidden = ~scheme.allowed_matrix("cpu")
             self._forbidden[-1, -1] = False  # padding follows padding
             self._continues = nn.functional.pad(scheme.continuation_matrix("cpu"), (0, 1, 0, 1))
@@ -107,20 +108,20 @@ class LinearChainCRF(nn.Module):
     ) -> torch.Tensor:
         """Log p of the given tag sequences.
 
-        The gradient is the classic one: counts in the given sequence less expected counts. The latter come straight
-        from the scan's messages, with no tape through time.
+        The gradient is the classic one: counts in the given sequence minus expected counts. The expected counts are
+        computed directly from the scan's messages, without backpropagation through time.
 
         Args:
             emissions: `(B, N, C)`.
             tags: tag ids, int64 `(B, N)`; any value (such as −100) outside the mask.
             mask: boolean `(B, N)`.
-            temperature: divides all scores, those of transitions too; more than 1 makes the distribution flatter.
+            temperature: divides all scores, including transitions; values above 1 flatten the distribution.
 
         Returns:
             `(B,)`, at most 0; −inf for a sequence that `constraints="always"` rules out.
 
         Raises:
-            ValueError: the shapes do not fit, or a word's tag id is not one.
+            ValueError: the shapes do not fit, or a word's tag id is invalid.
         """
         words, scores, _ = self._bordered(emissions, mask, self.constraints == "always", temperature)
         self._check_tags(tags, mask)
@@ -139,7 +140,7 @@ class LinearChainCRF(nn.Module):
         student of ITA's cross-view alignment (Wang et al., 2022) learns through it.
 
         Returns:
-            `(B, N, C)`. Tags that constraints rule out stand at about −1e30. Padding holds the uniform distribution,
+            `(B, N, C)`. Tags that constraints rule out are at about −1e30. Padding holds the uniform distribution,
             a constant, so that the softmax of any row is a distribution.
         """
         words, scores, _ = self._bordered(emissions, mask, constrained=self.constraints == "always")
@@ -222,7 +223,7 @@ class LinearChainCRF(nn.Module):
         before = left[:, start, post].t()[:, None] + scores.t()[tags]
         before = before.log_softmax(-1)  # (S, K, D), from y_t to y_{t-1}
         total = first + before.masked_fill(continues.t()[tags], FORBIDDEN).logsumexp(-1)
-        # The longest spans come first, so that those which go on are a prefix: the work is one step a word of a span.
+        # The longest spans come first, so that the spans that continue are a prefix: one step per word of a span.
         lengths, order = (end - start).sort(descending=True, stable=True)
         post, start, tags, total = post[order], start[order], tags[order], total[order]
         closed, longer = [], len(spans)
@@ -254,9 +255,10 @@ class LinearChainCRF(nn.Module):
     def _bordered(
         self, emissions: torch.Tensor, mask: torch.Tensor, constrained: bool, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Emissions and transition scores with the border tag, `(D, N, B)`, as the scans want them, and `(D, D)`.
+        """Emissions `(D, N, B)` and transition scores `(D, D)` with the border tag, laid out for the scans.
 
-        The emissions are relative to the best of their word; third is what that takes from a post's score, `(B,)`.
+        The emissions are relative to their word's best; the third result, `(B,)`, is what this subtracts from a post's
+        score.
         """
         if emissions.dim() != 3 or emissions.shape[2] != self.num_tags or not emissions.is_floating_point():
             raise ValueError(
@@ -307,14 +309,14 @@ class LinearChainCRF(nn.Module):
 
 
 def _scan_dtypes(words: torch.Tensor) -> tuple[torch.dtype, ...]:
-    """The dtypes that a scan may run in, the first to be preferred."""
+    """The dtypes that a scan may run in, in order of preference."""
     if words.device.type == "mps":
         return (torch.float32,)
     return (words.dtype, torch.float64) if words.device.type == "cpu" else (torch.float64,)
 
 
 def _scaling(words: torch.Tensor, scores: torch.Tensor, constrained: bool) -> tuple[torch.dtype, int]:
-    """The dtype for a scaled scan, and how many words may pass between two normalisations; 0 words if none will do.
+    """The dtype for a scaled scan, and how many words may pass between two normalisations; 0 if no dtype suffices.
 
     A step multiplies the largest entry of a message by between exp(−r) and D, r being the range of `scores`, and no
     entry falls below exp(−r) times the largest: k steps in each direction and the one that joins them need (2k − 1) r.
@@ -455,8 +457,8 @@ def _log_space_messages(words: torch.Tensor, scores: torch.Tensor) -> tuple[torc
 def _viterbi(words: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The best path, `(B, N)`, and its score, `(B,)`.
 
-    Two scans meet in the middle of the chain, and from there the path is traced both ways: half the steps of one scan,
-    on twice the rows. The scans keep maxima only; which tag each came from is asked again along the path.
+    Two scans meet in the middle of the chain, and the path is traced from there in both directions: half the steps of
+    one scan, on twice the rows. The scans keep only maxima; the argmax is recomputed along the path.
     """
     tags, length, batch = words.shape
     if not length:

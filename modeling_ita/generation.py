@@ -1,4 +1,4 @@
-"""What a checkpoint that writes says about images: inputs by family of models, generation with scores."""
+"""Text generation about images: inputs for each family of models, and answers with scores."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ DESCRIBE = "Describe this image in one short sentence."
 
 
 class Inputs(NamedTuple):
-    """What a model is given for a batch of images, and how many tokens of its answer only repeat the prompt."""
+    """The model inputs for a batch of images, and how many output tokens only repeat the prompt."""
 
     tensors: Mapping[str, Any]
     prompt_length: int
 
 
 class Family(NamedTuple):
-    """How models of one make are asked and read.
+    """How one family of models is prompted and decoded.
 
     `inputs(checkpoint, images, prompt)` prepares a batch; `prompt` and `max_new_tokens` are the defaults; `writer`
-    names the part of the model that writes, if it is not the model itself.
+    names the submodule that generates, if it is not the model itself.
     """
 
     inputs: Callable[[Any, Sequence[Image.Image], str], Inputs]
@@ -38,7 +38,7 @@ class Family(NamedTuple):
 
 def _blip_inputs(checkpoint: Any, images: Sequence[Image.Image], prompt: str) -> Inputs:
     tensors = checkpoint.processor(images=list(images), text=[prompt] * len(images), return_tensors="pt")
-    # Of "[CLS] prompt [SEP]" BLIP leaves the last token out.
+    # BLIP drops the last token of "[CLS] prompt [SEP]".
     return Inputs(tensors, tensors["input_ids"].shape[1] - 1)
 
 
@@ -70,7 +70,7 @@ def _chat_inputs(checkpoint: Any, images: Sequence[Image.Image], prompt: str) ->
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
         for image in images
     ]
-    # Some models think aloud first, unless their template is told not to; the others know of no such setting.
+    # Turns off the reasoning that some models generate first; other templates ignore this setting.
     thinking = {"enable_thinking": False} if "enable_thinking" in str(checkpoint.processor.chat_template) else {}
     tensors = checkpoint.processor.apply_chat_template(
         conversations,
@@ -95,7 +95,7 @@ CHAT = Family(_chat_inputs, prompt=DESCRIBE, max_new_tokens=64)
 
 
 class _TokenScores(LogitsProcessor):
-    """Remembers the log-probability of the most probable token at every step, which greedy decoding takes."""
+    """Records the log-probability of the most probable token, the one greedy decoding picks, at every step."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
@@ -116,7 +116,7 @@ def generate(
     num_beams: int = 1,
     num_answers: int = 1,
 ) -> list[list[tuple[list[int], float]]]:
-    """For every image the `num_answers` best answers as (token ids without the prompt's, score in [0, 1])."""
+    """Returns the `num_answers` best answers for every image as (token ids without the prompt, score in [0, 1])."""
     model = checkpoint.model
     tensors, prompt_length = family.inputs(checkpoint, images, prompt)
     greedy = _TokenScores()
@@ -147,7 +147,7 @@ def _placed(value: Any, model: Any) -> Any:
 
 
 def _end_tokens(model: Any, family: Family) -> list[int]:
-    if family.writer == "text_decoder":  # BLIP ends with its separator, whatever its generation settings say
+    if family.writer == "text_decoder":  # BLIP ends with its separator, whatever its generation config says
         return [model.config.text_config.sep_token_id]
     writer = getattr(model, family.writer) if family.writer else model
     end = writer.generation_config.eos_token_id
@@ -157,12 +157,12 @@ def _end_tokens(model: Any, family: Family) -> list[int]:
 def _mean_until_end(steps: list[torch.Tensor], sequences: torch.Tensor, end_tokens: list[int]) -> torch.Tensor:
     log_probs = torch.stack(steps, dim=1)  # (batch, steps)
     is_end = torch.isin(sequences[:, -len(steps) :], torch.tensor(end_tokens, device=sequences.device))
-    written = is_end.cumsum(1) - is_end.long() == 0  # the end itself is part of the sequence, what follows is padding
+    written = is_end.cumsum(1) - is_end.long() == 0  # the end token belongs to the sequence; what follows is padding
     return (log_probs * written).sum(1) / written.sum(1)
 
 
 def florence_answer(processor: Any, tokens: list[int], prompt: str, image: Image.Image) -> Any:
-    """What Florence-2 answers to a task: text, or a dictionary with `"bboxes"` (pixels) and `"labels"`."""
+    """Florence-2's answer to a task: text, or a dictionary with `"bboxes"` (pixels) and `"labels"`."""
     tokenizer = processor.tokenizer
     text = tokenizer.decode([token for token in tokens if token != tokenizer.pad_token_id], skip_special_tokens=False)
     task = prompt[: prompt.find(">") + 1]

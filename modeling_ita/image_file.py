@@ -1,4 +1,4 @@
-"""Image files: opened safely, identified by their content, and looked at for being blank."""
+"""Image files: opened safely, identified by their content, and checked for being blank."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
-MAX_WEBP_PIXELS = 25_000_000  # its decoder holds four copies
+MAX_WEBP_PIXELS = 25_000_000  # the WebP decoder holds four copies
 MAX_BYTES = 100 * 2**20
-MAX_SIDE = 2560  # pixels; no aligner looks at more
+MAX_SIDE = 2560  # pixels; no aligner uses more
 STRIP_PIXELS = 4_000_000
-MIN_SIDE = 16  # pixels; what is smaller shows nothing that can be named
-SAMPLE = 128  # pixels of a side; enough to see that a picture is not of one colour
-MARGIN = 16  # of 255; what JPEG makes of one colour
+MIN_SIDE = 16  # pixels; smaller images show nothing that can be named
+SAMPLE = 128  # pixels per side; enough to see that a picture is not a single colour
+MARGIN = 16  # of 255; the noise that JPEG adds to a single colour
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,25 +42,26 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be opened, or must not be; the message names it and the reason."""
+    """Raised for an image that cannot or must not be opened; the message names the image and the reason."""
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> Image.Image:
-    """An image as RGB, upright: EXIF orientation applied, transparency over white, the first frame if animated.
+    """Opens an image as upright RGB: EXIF orientation applied, transparency over white, first frame if animated.
 
-    The content decides about the format (JPEG, PNG, GIF, WebP, BMP, TIFF), not the file's name. The size is taken
-    from the header, so that a decompression bomb is refused before it is decoded. Threads that open large images at
-    once wait for each other, so that they take less than 1 GiB together, whatever the files hold.
+    The format (JPEG, PNG, GIF, WebP, BMP, TIFF) is detected from the content, not from the file name. The size is read
+    from the header, so that a decompression bomb is rejected before it is decoded. Threads that open large images at
+    the same time wait for each other, so that together they take less than 1 GiB, whatever the files contain.
 
     Args:
         source: a path, a file's bytes, or a PIL image.
-        max_pixels: most pixels (width × height) that are decoded; of WebP never more than 25 million.
-        max_side: an image whose longer side has more pixels is reduced to this.
+        max_pixels: maximum number of pixels (width × height) to decode; for WebP never more than 25 million.
+        max_side: images whose longer side has more pixels are reduced to this.
 
     Raises:
-        UnreadableImage: there is no such file, it is larger than 100 MiB or `max_pixels`, truncated or no image.
+        UnreadableImage: the file does not exist, is larger than 100 MiB or `max_pixels`, is truncated or is not an
+            image.
         ValueError: the source is a URL. Nothing is ever fetched.
-        TypeError: the source is something else altogether.
+        TypeError: the source is of any other type.
     """
     _check_local(source)
     try:
@@ -77,22 +78,22 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_side: int 
             image.load()
             return _upright(_rgb(image, size if drafted else _size_within(image.size, max_side)), image)
     except MemoryError:
-        raise  # says something of the machine, not of the image
-    except Exception as error:  # decoders of damaged or hostile files raise whatever they like
+        raise  # caused by the machine, not by the image
+    except Exception as error:  # decoders may raise anything on damaged or hostile files
         raise UnreadableImage(f"cannot read {image_name(source)}: {error}") from error
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image's file.
+    """Reads the bytes of an image file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it is not a regular file, is larger than 100 MiB, or cannot be read.
+        FileNotFoundError: the file does not exist.
+        OSError: the file is not a regular file, is larger than 100 MiB, or cannot be read.
         ValueError: the path is a URL.
     """
     _check_local(path)
     file = Path(path)
-    if not file.is_file():  # a pipe or a device would be read forever
+    if not file.is_file():  # reading a pipe or a device might never end
         if file.exists():
             raise OSError("it is not a regular file")
         raise FileNotFoundError("there is no such file")
@@ -120,10 +121,10 @@ def image_sha256(source: ImageSource) -> str:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether a picture is of one colour, or too small: a placeholder says nothing, and a captioner shown one invents.
+    """Whether an image is a single colour or too small. Captioners hallucinate when shown such a placeholder.
 
-    It is of one colour if all but 1 in 5,000 values of every channel lie within ±16 of one, which covers the noise of
-    JPEG; it is too small if it is narrower than `MIN_SIDE` pixels.
+    An image is a single colour if all but 1 in 5,000 values of every channel lie within ±16 of one value, which covers
+    JPEG noise. It is too small if its shorter side has fewer than `MIN_SIDE` pixels.
     """
     if min(image.size) < MIN_SIDE:
         return True
@@ -133,11 +134,11 @@ def is_blank(image: Image.Image) -> bool:
     if min(image.size) > SAMPLE:
         sample = convert(image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST))
         if any(_fewest_outside(channel) > few for channel in _channels(sample.histogram())):
-            return False  # these pixels alone are too many, whatever the others hold
+            return False  # these pixels alone are too many, whatever the others are
     for strip in _strips(image, 2**19):
         total = [a + b for a, b in zip(total, convert(strip).histogram(), strict=True)]
         channels = _channels(total)
-        # Whatever the other strips hold, no colour will have all but a few: the first strip shows it of most pictures.
+        # Already too many values differ, whatever the other strips contain. Most images stop here at the first strip.
         if any(_fewest_outside(channel) > few for channel in channels):
             return False
     return all(_outside(channel, channel.index(max(channel))) <= few for channel in channels)
@@ -148,25 +149,25 @@ def _outside(histogram: list[int], centre: int) -> int:
 
 
 def _fewest_outside(histogram: list[int]) -> int:
-    """How many values are further than the margin from the value around which the most lie."""
+    """How many values are further than the margin from the value that has the most values around it."""
     below = [0] * MARGIN + list(accumulate(histogram, initial=0)) + [sum(histogram)] * MARGIN
     return below[-1] - max(map(sub, below[2 * MARGIN + 1 :], below))
 
 
 def plain_fingerprint(image: Image.Image) -> str | None:
-    """A thumbnail of a picture that is mostly one colour, by which copies of a placeholder are told.
+    """A thumbnail of an image that is mostly one colour, which identifies copies of a placeholder.
 
-    Archives hold the same "no longer available" picture under many names, resized and compressed anew. Two such
-    pictures are the same if their thumbnails nearly are (see `dataset_scripts.contexts.placeholders`).
+    Archives contain the same "no longer available" image under many names, resized and recompressed. Two such images
+    are copies if their thumbnails are nearly equal (see `dataset_scripts.contexts.placeholders`).
 
     Args:
         image: RGB image.
 
     Returns:
-        The shape of the picture and 32 × 32 brightnesses, in hexadecimal digits; None if less than 90 % of the pixels
-        lie within ±16 of one colour in every channel.
+        The shape of the image and 32 × 32 brightness values, in hexadecimal digits; None if less than 90 % of the
+        pixels lie within ±16 of one colour in every channel.
     """
-    small = image.resize(_size_within(image.size, SAMPLE), Image.Resampling.NEAREST)  # means would make noise plain
+    small = image.resize(_size_within(image.size, SAMPLE), Image.Resampling.NEAREST)  # means would smooth noise away
     ground = [channel.index(max(channel)) for channel in _channels(small.histogram())]
     bands = ImageChops.difference(small, Image.new("RGB", small.size, tuple(ground))).split()
     distances = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
@@ -211,7 +212,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def _check_tiles(image: Image.Image, max_pixels: int) -> None:
-    """A TIFF is decoded by the tile, and a small picture may claim a huge one."""
+    """Rejects a TIFF with huge tiles: TIFFs are decoded tile by tile, and a small image may declare a huge tile."""
     tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag) or 0 for tag in (322, 323))  # TileWidth, TileLength
     if width * height > max_pixels:
@@ -240,14 +241,14 @@ def _size_within(size: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 
 def _strips(image: Image.Image, pixels: int = STRIP_PIXELS, multiple: int = 1) -> Iterator[Image.Image]:
-    """An image in full-width strips of about so many pixels, from top to bottom, a multiple of some rows in each."""
+    """Yields full-width strips of about `pixels` pixels, top to bottom; their heights are multiples of `multiple`."""
     rows = max(1, pixels // (image.width * multiple)) * multiple
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _rgb(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image as RGB in this size, which is its own or a smaller one."""
+    """The image as RGB, in its own size or a smaller one."""
     convert = _conversion(image)
     factor = max(image.size) // max(size)
     if factor > 1:  # by strips, so that there are never two full-size copies
@@ -265,7 +266,7 @@ def _rgb(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """How strips of an image become RGB."""
+    """The function that converts strips of this image to RGB."""
     if image.mode.startswith(("I", "F")):
         # Deep greyscale has no agreed white (12 bits are stored in 16), so the values present span black to white.
         values = [
@@ -296,6 +297,6 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _upright(picture: Image.Image, original: Image.Image) -> Image.Image:
     try:
         orientation = original.getexif().get(0x0112)
-    except Exception:  # damaged EXIF data raise whatever they like, and are no reason to lose the picture
+    except Exception:  # damaged EXIF data may raise anything and are no reason to lose the image
         return picture
     return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture

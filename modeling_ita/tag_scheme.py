@@ -1,4 +1,4 @@
-"""Tags and spans: how the entities of a post become one tag a word, and back."""
+"""Tags and spans: converts the entities of a post to one tag per word, and back."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Span(NamedTuple):
 
 
 class TagScheme:
-    """A tag set in BIO or BIOES, and the reading of its sequences as entities.
+    """A tag set in BIO or BIOES, and how its sequences are decoded as entities.
 
-    The reading is the lenient one of CoNLL's scorer and of seqeval's default mode, which gives a meaning to every
-    sequence: a tag continues the entity of the tag before it if both have the same type, the earlier one is `B-` or
-    `I-` and the later one `I-` or `E-`; any other tag but `O` begins an entity. On well-formed sequences it is the
-    strict reading.
+    Decoding is lenient, as in CoNLL's scorer and in seqeval's default mode, and accepts every sequence: a tag
+    continues the entity of the previous tag if both have the same type, the previous one is `B-` or `I-` and the
+    current one `I-` or `E-`; any other tag except `O` begins an entity. For well-formed sequences this equals strict
+    decoding.
 
     Args:
         labels: the tags in the order of their ids: `O`, and `B-X`, `I-X` (also `E-X`, `S-X` in BIOES) for every
@@ -39,7 +39,7 @@ class TagScheme:
         name: `"bio"` or `"bioes"`.
 
     Raises:
-        ValueError: `O` is missing, a tag stands twice or has no known prefix, or a type lacks one of its tags or has
+        ValueError: `O` is missing, a tag is a duplicate or has no known prefix, or a type lacks one of its tags or has
             no usable name (see `check_name`).
     """
 
@@ -76,7 +76,7 @@ class TagScheme:
         return len(self.labels)
 
     def continues(self, previous: int, current: int) -> bool:
-        """Whether the tag `current` goes on with the entity of the tag `previous` right before it."""
+        """Whether the tag `current` continues the entity of the tag `previous` right before it."""
         return (
             self._types[previous] == self._types[current]
             and self._prefixes[previous] in ("B", "I")
@@ -107,7 +107,7 @@ class TagScheme:
         return torch.tensor(ids, dtype=torch.long, device=device)
 
     def spans(self, tags: Sequence[int]) -> list[Span]:
-        """The entities that a sequence of tag ids spells, left to right."""
+        """The entities that a sequence of tag ids encodes, left to right."""
         spans: list[Span] = []
         start: int | None = None
         for i, tag in enumerate(tags):
@@ -121,10 +121,10 @@ class TagScheme:
         return spans
 
     def encode(self, spans: Iterable[Span], length: int) -> list[int]:
-        """The one well-formed sequence of tag ids, `length` words long, that spells these entities.
+        """The well-formed sequence of tag ids, `length` words long, that encodes these entities.
 
         `scheme.encode(scheme.spans(tags), len(tags))` repairs a sequence (an `I-` with no `B-` before it becomes
-        `B-`); with the spans of another scheme it converts.
+        `B-`). Given the spans of another scheme, it converts between schemes.
 
         Raises:
             ValueError: a span lies outside the words or overlaps another, or its type is not in the tag set.

@@ -1,12 +1,12 @@
-"""Files and folders that are whole or not there at all, whatever stops the process that writes them.
+"""Atomic writes: files and folders are complete or absent, even if the process that writes them is interrupted.
 
-What is written stands beside its place, in a folder of its own, until it is complete and on disk, and then takes the
-place in one step. Its process holds a lock in that folder, which the system lets go of when the process dies: so the
-next one that writes to the same place knows what nobody is writing any more, and removes it.
+Output is written to a temporary folder beside its target until it is complete and on disk, then moved into place in
+one step. The writing process holds a lock in that folder, which the system releases when the process dies. So the next
+process that writes to the same target can tell which leftovers are abandoned, and removes them.
 
-Where locks reach no further than one machine, or there are none (some network file systems, Windows), nothing is
-taken from a process that may be alive: what another machine began, and what cannot be locked, goes when nothing in it
-has changed for a day. Where there are none, `claimed_folder` refuses nobody.
+Where locks do not work across machines, or not at all (some network file systems, Windows), leftovers of another
+machine and those that cannot be locked are removed only after a day without changes, as their process may be alive.
+Where there are no locks, `claimed_folder` never raises `BlockingIOError`.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-ABANDONED = 24 * 3600  # seconds after which what cannot be locked has nobody who writes it
+ABANDONED = 24 * 3600  # seconds after which what cannot be locked counts as abandoned
 LOCK = ".lock"
 _EARLIER = ".earlier"
 _LONGEST = 200  # bytes of a name that can be part of another one; most systems allow 255
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-# As safetensors, pyarrow and torch say it, which raise errors of their own.
+# The messages of safetensors, pyarrow and torch, which raise errors of their own.
 _SAID = re.compile(r"os error (28|122|27|5|30)\b|No space left|[Qq]uota exceeded|file write failed|File too large")
 _held: weakref.WeakSet[FileIO] = weakref.WeakSet()
 
 
 @contextmanager
 def written_file(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
-    """Gives the path of a new file to write, and puts it in its place if nothing goes wrong.
+    """Yields a temporary path to write to, and moves the file to its target if the block succeeds.
 
-    It has the name of the place, so that a library sees its suffix. A file that was there before keeps its
-    permissions; a new one gets those of the umask. A link is followed. Of a place that is not a regular file
-    (`/dev/stdout`, a pipe) the path itself is given. Where the block leaves no file, the place stays as it is.
+    The temporary file has the target's name, so that libraries see its suffix. An existing file keeps its permissions;
+    a new one gets those of the umask. Links are followed. If the target is not a regular file (`/dev/stdout`, a pipe),
+    its own path is yielded. If the block writes no file, the target is not changed.
 
     Args:
-        path: the place; its folder is made if it is not there.
-        durable: whether the file survives a power cut of the next seconds. If not, one may leave the place as it was.
+        path: the target; its folder is created if it does not exist.
+        durable: whether the file is certain to survive a power cut in the next seconds. If not, a power cut may leave
+            the target as it was.
 
     Raises:
-        OSError: the file cannot be written; the message names the place.
+        OSError: the file cannot be written; the message names the target.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -83,9 +84,9 @@ def written_file(path: str | os.PathLike[str], durable: bool = True) -> Iterator
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    r"""Writes a text file in UTF-8, as a whole or not at all (see `written_file`).
+    r"""Writes a text file in UTF-8, completely or not at all (see `written_file`).
 
-    Half of a surrogate pair, which has no UTF-8, is written as an escape, `\ud83d`: in JSON that is the same string.
+    A lone surrogate, which UTF-8 cannot encode, is written as an escape, `\ud83d`: in JSON that is the same string.
     """
     with written_file(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -95,19 +96,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def written_folder(
     folder: str | os.PathLike[str], what: str, is_earlier: Callable[[Path], bool], optional: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Gives a new folder to write to, and puts it in its place if nothing goes wrong.
+    """Yields a temporary folder to write to, and moves it to its target if the block succeeds.
 
-    Its files get the permissions of the umask, whatever the libraries that write them think of.
+    Its files get the permissions of the umask, whatever permissions the libraries that write them choose.
 
     Args:
-        folder: the place: new, empty, or holding an earlier one, which is replaced.
-        what: what is written, for the message: `"export"`.
-        is_earlier: whether the folder at the place is an earlier one.
-        optional: what an earlier one may hold and the new one lack.
+        folder: the target: new, empty, or an earlier version, which is replaced.
+        what: what is written, for error messages: `"export"`.
+        is_earlier: whether the folder at the target is an earlier version.
+        optional: files that an earlier version may contain and the new one may lack.
 
     Raises:
-        FileExistsError: something else is there, or an earlier one with further files in it.
-        OSError: the folder cannot be written; the message names the place.
+        FileExistsError: the target is something else, or an earlier version with additional files.
+        OSError: the folder cannot be written; the message names the target.
     """
     target = Path(folder).resolve()
     if target.exists() and not (target.is_dir() and (is_earlier(target) or not any(target.iterdir()))):
@@ -123,13 +124,13 @@ def written_folder(
 
 @contextmanager
 def working_folder(beside: str | os.PathLike[str], mode: int = 0o700) -> Iterator[Path]:
-    """Gives a new folder for what is needed no longer than the block runs; it is removed in the end.
+    """Yields a new temporary folder, which is removed when the block ends.
 
-    Those that dead processes left there are removed first.
+    Folders that dead processes left there are removed first.
 
     Args:
-        beside: a path whose folder it lies in, and after which it is named; nothing needs to be there.
-        mode: its permissions, less those of the umask.
+        beside: the path beside which the folder is created, and after which it is named. It need not exist.
+        mode: the folder's permissions, before the umask.
     """
     beside = Path(beside)
     beside.parent.mkdir(parents=True, exist_ok=True)
@@ -146,14 +147,14 @@ def working_folder(beside: str | os.PathLike[str], mode: int = 0o700) -> Iterato
 
 @contextmanager
 def claimed_folder(folder: str | os.PathLike[str], why: str) -> Iterator[None]:
-    """Keeps a folder for this process until the block ends or the process dies, however it dies.
+    """Reserves a folder for this process until the block ends or the process dies, however it dies.
 
     Args:
-        folder: the folder; made if it is not there, and removed again if the block leaves nothing in it.
-        why: the end of the message to whoever comes second: what to do instead.
+        folder: the folder; created if it does not exist, and removed again if the block leaves it empty.
+        why: the end of the error message for the second process: what to do instead.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process has reserved the folder.
     """
     target = Path(os.path.abspath(folder))
     made = [place for place in (target, *target.parents) if not place.exists()]
@@ -162,7 +163,7 @@ def claimed_folder(folder: str | os.PathLike[str], why: str) -> Iterator[None]:
             try:
                 target.mkdir(parents=True, exist_ok=True)
                 lock, is_free = _lock(target)
-            except FileNotFoundError:  # another process has just removed the folder that it made
+            except FileNotFoundError:  # another process has just removed the folder that it created
                 continue
         if is_free is False:
             lock.close()
@@ -170,26 +171,26 @@ def claimed_folder(folder: str | os.PathLike[str], why: str) -> Iterator[None]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(target / LOCK)):
                 break
-        lock.close()  # it was removed before it was locked: by the process that had it
+        lock.close()  # removed before it was locked, by the process that had reserved it
     process = os.getpid()
     try:
         yield
     finally:
         if os.getpid() == process:  # and not one that was forked in between
-            with suppress(OSError):  # while it is locked: who has opened it meanwhile sees that it is gone
+            with suppress(OSError):  # while locked: a process that has opened it meanwhile sees that it is gone
                 (target / LOCK).unlink()
                 for place in made:
-                    place.rmdir()  # not if something is in it
+                    place.rmdir()  # only if empty
         lock.close()
 
 
 def remove_leftovers(target: str | os.PathLike[str]) -> None:
-    """Removes what processes that are dead have left half written beside this place.
+    """Removes what dead processes left half written beside this target.
 
-    Where one was stopped while it exchanged two folders, the earlier one comes back first.
+    If one died while it exchanged two folders, the earlier one is restored first.
     """
     target = Path(target)
-    # Without an ending: as version 0.1 named them.
+    # Names without a suffix are those of version 0.1.
     left = re.compile(re.escape(f".{_stem(target)}.") + r"[0-9a-f]{32}(\.tmp)?")
     with suppress(OSError):
         for entry in [entry for entry in os.scandir(target.parent) if left.fullmatch(entry.name)]:
@@ -197,12 +198,12 @@ def remove_leftovers(target: str | os.PathLike[str]) -> None:
 
 
 def remove_if_dead(path: Path, target: Path | None = None) -> bool:
-    """Removes a file or folder that a process was writing, unless that process may be alive; whether it did.
+    """Removes a file or folder that a process was writing, unless that process may be alive; returns whether it did.
 
     Args:
-        path: a folder that its process claims (`claimed_folder`, `working_folder`); one that nobody claims has nobody
-            who writes it. Files go by their age, and what belongs to another user stays.
-        target: the place of an earlier folder that is put back.
+        path: a folder that its process locks (`claimed_folder`, `working_folder`); an unlocked folder counts as
+            abandoned. Files are judged by their age. What belongs to another user is kept.
+        target: where to restore an earlier folder.
     """
     try:
         if hasattr(os, "getuid") and path.lstat().st_uid != os.getuid():
@@ -221,9 +222,9 @@ def remove_if_dead(path: Path, target: Path | None = None) -> bool:
                 return False
             earlier = path / _EARLIER
             if target is not None and earlier.exists() and not target.exists():
-                earlier.rename(target)  # stopped between two renames
+                earlier.rename(target)  # the process died between two renames
             if fcntl is None:
-                lock.close()  # Windows removes no file that is open
+                lock.close()  # Windows cannot remove an open file
             shutil.rmtree(path, ignore_errors=True)
         return not path.exists()
     except OSError:
@@ -240,7 +241,7 @@ def _started(beside: Path, mode: int) -> tuple[Path, FileIO]:
     while True:
         folder = beside.with_name(f".{_stem(beside)}.{_MACHINE}{uuid.uuid4().hex[:24]}.tmp")
         folder.mkdir(mode)
-        # Between being made and being locked it looks abandoned, and may be removed.
+        # Between creation and locking it looks abandoned, and may be removed.
         with suppress(FileNotFoundError):
             lock, is_free = _lock(folder)
             if is_free is not False and folder.exists():
@@ -249,11 +250,11 @@ def _started(beside: Path, mode: int) -> tuple[Path, FileIO]:
 
 
 def _lock(folder: Path) -> tuple[FileIO, bool | None]:
-    """The file by which a folder is locked, and whether this process has it now; None where there are no locks.
+    """The lock file of a folder, and whether this process holds the lock; None where there are no locks.
 
-    The lock goes when the file is closed, also by whatever collects what an interrupted function has left.
+    Closing the file releases the lock, also when the file is garbage-collected after an interruption.
     """
-    # Not the folder itself, and open to be written: over NFS nothing else can be locked.
+    # A file opened for writing, not the folder itself: NFS can lock nothing else.
     lock = FileIO(folder / LOCK, "a")
     _held.add(lock)
     if fcntl is None:
@@ -263,7 +264,7 @@ def _lock(folder: Path) -> tuple[FileIO, bool | None]:
         return lock, True
     except BlockingIOError:
         return lock, False
-    except OSError:  # a file system that has none
+    except OSError:  # a file system without locks
         return lock, None
 
 
@@ -272,7 +273,7 @@ def _let_go() -> None:
         lock.close()
 
 
-if hasattr(os, "register_at_fork"):  # a lock lasts as long as any process has its file open, and is the parent's
+if hasattr(os, "register_at_fork"):  # the lock is the parent's, and lasts while any process has the file open
     os.register_at_fork(after_in_child=_let_go)
 
 
@@ -305,7 +306,7 @@ def _mode(target: Path, default: int) -> int:
 
 
 def _settle(folder: Path) -> None:
-    """Gives all that is in a folder the permissions of the umask, and has it on disk."""
+    """Gives everything in a folder the permissions of the umask, and flushes it to disk."""
     mode = stat.S_IMODE(folder.stat().st_mode)  # as mkdir made it
     for directory, _, files in os.walk(folder):
         for name in files:
@@ -319,13 +320,13 @@ def _settle(folder: Path) -> None:
 def _sync(path: Path) -> None:
     is_folder = path.is_dir()
     try:
-        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows syncs what can be written
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows syncs only writable files
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        if not is_folder or error.errno in _DISK_FULL:  # some systems open no folders, or sync none
+        if not is_folder or error.errno in _DISK_FULL:  # some systems cannot open or sync folders
             raise
 
 
@@ -341,7 +342,7 @@ def _replace(target: Path, part: Path, what: str, optional: Collection[str]) -> 
             raise FileExistsError(f"{target} holds {', '.join(others)} besides an earlier {what}: move them first")
         os.chmod(part, _mode(target, stat.S_IMODE(part.stat().st_mode)))
         if _exchange(target, part):
-            return  # the earlier one stands in the other's place now, and goes with it
+            return  # the earlier folder is now at the temporary path, and is removed with it
         earlier = part.with_name(_EARLIER)
         target.rename(earlier)
         try:
@@ -354,7 +355,7 @@ def _replace(target: Path, part: Path, what: str, optional: Collection[str]) -> 
 
 @contextmanager
 def _not_empty_as_existing() -> Iterator[None]:
-    """Of a folder that somebody else has put there just now, systems say either."""
+    """Raises ENOTEMPTY as FileExistsError: systems differ in the error for a folder that has just appeared."""
     try:
         yield
     except OSError as error:
@@ -364,7 +365,7 @@ def _not_empty_as_existing() -> Iterator[None]:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Has two folders change places in one step, where the system can."""
+    """Swaps two folders in one step, where the system supports it; returns whether it did."""
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -375,7 +376,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Has an error of the disk name the place that could not be written."""
+    """Makes disk errors name the target that could not be written."""
     try:
         yield
     except Exception as error:
@@ -385,5 +386,5 @@ def _named(path: str | os.PathLike[str]) -> Iterator[None]:
             named.errno = number
             raise named from error
         if isinstance(error, OSError) and re.search(r"\.[0-9a-f]{32}\.tmp", str(error.filename)):
-            raise OSError(number, error.strerror, os.fspath(path)) from error  # of the class that the number has
+            raise OSError(number, error.strerror, os.fspath(path)) from error  # the subclass that belongs to errno
         raise

@@ -16,23 +16,23 @@ from .checkpoint_files import read_header, read_object, reading
 from .whole_files import written_file
 
 TENSORS_FILE, WORDS_FILE = "word_neighbours.safetensors", "word_neighbours.json"
-REMEMBERED = 100_000  # words that are no entry of the table, whose neighbours are kept
-QUERIES = 65_536  # words that are searched for at once
+REMEMBERED = 100_000  # words outside the table whose neighbours are cached
+QUERIES = 65_536  # words per search
 
 _QUERY_BLOCK, _WORD_BLOCK = 4096, 2048
-_CHUNK = 64  # words of which only the best score is looked at first
-_CANDIDATES = 2**21  # scores that are looked at one by one at once
-_PRODUCTS = 2**20  # numbers that are multiplied in float64 at once
+_CHUNK = 64  # words of which only the best score is checked at first
+_CANDIDATES = 2**21  # scores that are checked individually in one step
+_PRODUCTS = 2**20  # numbers multiplied in float64 in one step
 _NONE, _EXCLUDED = -2.0, -4.0  # below every cosine
 
 
 class Augmentation(NamedTuple):
-    """What the neighbours of n words say (m neighbours, vectors of size a).
+    """The neighbours of n words (m neighbours per word, vectors of size a).
 
     Attributes:
-        mean: `(n, a)` float32, the neighbours' vectors weighted by the softmax of their cosines.
-        vectors: `(n, m, a)` float32, the vectors themselves, the nearest first.
-        unknown: `(n,)` boolean, the words of which nothing is known; they have zeros.
+        mean: `(n, a)` float32, the mean of the neighbours' vectors, weighted by the softmax of their cosines.
+        vectors: `(n, m, a)` float32, the vectors themselves, nearest first.
+        unknown: `(n,)` boolean, true for unknown words, whose vectors are zeros.
     """
 
     mean: torch.Tensor
@@ -54,23 +54,23 @@ def nearest(
     query_block: int = _QUERY_BLOCK,
     word_block: int = _WORD_BLOCK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest vectors by cosine, exactly, whatever the sizes of the blocks.
+    """Finds the nearest vectors by cosine. The result is exact and does not depend on the block sizes.
 
-    Blocks are multiplied in float32; what is within its rounding error of the best so far is scored again in float64.
-    Cosines that are equal in float32 are ties, and of those the first rows win. Memory: beside the queries in float32
-    and the result, one block of either side, their scores and at most 2²¹ candidates, about 0.3 GB for vectors of 200
+    Blocks are multiplied in float32; candidates within its rounding error of the best so far are rescored in float64.
+    Cosines that are equal in float32 are ties, which the first rows win. Memory, besides the queries in float32 and
+    the result: one block of either side, their scores and at most 2²¹ candidates, about 0.3 GB for vectors of size 200
     however many rows there are.
 
     Args:
         queries: `(n, a)`, all nonzero.
         vectors: `(V, a)` of any floating type, all nonzero.
         count: m, less than V.
-        excluded: `(n,)`, for each query the row that is not its neighbour, or -1.
-        query_block: queries that are multiplied at once.
-        word_block: rows that are multiplied at once.
+        excluded: `(n,)`, for each query a row that cannot be its neighbour, or -1.
+        query_block: queries per matrix product.
+        word_block: rows per matrix product.
 
     Returns:
-        The rows `(n, m)` as int64 and their cosines `(n, m)` as float32, the nearest first.
+        The rows `(n, m)` as int64 and their cosines `(n, m)` as float32, nearest first.
 
     Raises:
         ValueError: there are not more than `count` rows.
@@ -83,7 +83,7 @@ def nearest(
     norms = _norms(queries, query_block)
     unit = queries.float() / norms.float()[:, None]
     rows, cosines = torch.full((n, count), -1), torch.full((n, count), _NONE)
-    slack = 4 * (size + 8) * torch.finfo(torch.float32).eps  # twice the rounding error of a float32 cosine, and more
+    slack = 4 * (size + 8) * torch.finfo(torch.float32).eps  # more than twice the rounding error of a float32 cosine
     width = -(-min(word_block, len(vectors)) // _CHUNK) * _CHUNK
     scores = torch.empty(min(query_block, n), width)
     for start in range(0, len(vectors), word_block):
@@ -120,7 +120,7 @@ def _norms(vectors: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The products `(p,)` of pairs of rows in float64: the same wherever in a block a pair stands."""
+    """The products `(p,)` of pairs of rows in float64, independent of a pair's position in a block."""
     step = max(1, _PRODUCTS // left.shape[1])
     pairs = zip(rows.split(step), others.split(step), strict=True)
     return torch.cat([(left[i].double() * right[j].double()).sum(1) for i, j in pairs])
@@ -134,9 +134,9 @@ def _merge(
     found: torch.Tensor,
     scores: torch.Tensor,
 ) -> None:
-    """Put candidates, sorted by query `(p,)` and row, among the best so far of the queries `hit`, in place."""
+    """Merge candidates, sorted by query `(p,)` and row, into the best so far of the queries `hit`, in place."""
     count = rows.shape[1]
-    # What is there has lower rows than the candidates, so that stable sorts leave ties in the order of the rows.
+    # The best so far have lower rows than the candidates, so stable sorts keep ties in row order.
     owner = torch.cat([hit.repeat_interleave(count), query])
     found = torch.cat([rows[hit].flatten(), found])
     scores = torch.cat([cosines[hit].flatten(), scores])
@@ -147,7 +147,7 @@ def _merge(
     rows[hit], cosines[hit] = found[best], scores[best]
 
 
-_nearest_lock = threading.Lock()  # a row of neighbours and its cosines are written and read as one
+_nearest_lock = threading.Lock()  # a row of neighbours and its cosines are written and read together
 
 
 def _renew_lock() -> None:
@@ -160,18 +160,18 @@ if hasattr(os, "register_at_fork"):  # a process forked while another thread has
 
 
 class WordNeighbours:
-    """A table of words with vectors, and the neighbours of any word in it.
+    """A table of words with vectors, which finds the nearest neighbours of any word.
 
-    A word is looked up as written, then lower-cased. Its neighbours are the m other entries with the highest cosine:
-    the entry that was looked up is left out, and only that one. They are searched for once, and remembered.
+    A word is looked up as written, then lower-cased. Its neighbours are the m entries with the highest cosine,
+    excluding only the entry that was looked up. The result of a search is cached.
 
     Args:
-        words: V distinct words, the most frequent first: of words that are equally near the first ones are taken.
+        words: V distinct words, the most frequent first: earlier words win ties.
         vectors: `(V, a)`, kept in float16.
-        neighbours: m.
+        neighbours: m, the number of neighbours per word.
 
     Raises:
-        ValueError: a word is there twice, there are not as many vectors as words or not more than m, or a vector is
+        ValueError: a word is a duplicate, the numbers of vectors and words differ or do not exceed m, or a vector is
             zero, not finite or too large for float16.
     """
 
@@ -196,13 +196,13 @@ class WordNeighbours:
             )
         self._vectors = vectors.detach().to("cpu", torch.float16).contiguous()
         self.size = self._vectors.shape[1]
-        # Entries whose neighbours are not known yet have -1.
+        # -1: the neighbours of an entry have not been searched yet.
         self._nearest = torch.full((len(words), neighbours), -1, dtype=torch.int32)
         self._nearest_cosines = torch.zeros(len(words), neighbours)
         self._remembered: dict[str, _Neighbours | None] = {}
         largest = torch.cat([part.float().abs().amax(1) for part in self._vectors.split(_QUERY_BLOCK)])
         for bad, why in ((~largest.isfinite(), "is not finite, or too large for float16"), (largest == 0, "is zero")):
-            bad = bad[: len(words)] if why == "is zero" else bad  # subwords without a direction add nothing
+            bad = bad[: len(words)] if why == "is zero" else bad  # zero vectors of subwords add nothing
             if bad.any():
                 row = int(bad.nonzero()[0])
                 name = repr(self.words[row]) if row < len(words) else f"piece {row}"
@@ -210,16 +210,16 @@ class WordNeighbours:
 
     @classmethod
     def from_encoder(cls, tokenizer: Any, embeddings: torch.Tensor, neighbours: int = 4) -> WordNeighbours:
-        """The table of an encoder's own input embeddings, for want of word vectors.
+        """Builds a table from an encoder's own input embeddings, for use without word vectors.
 
-        Its words are the entries of the vocabulary that the tokenizer makes of a word that stands alone: no special
-        token, unused entry, punctuation or continuation subword. A word without such an entry has the mean of
-        its subwords' vectors, so that every word is augmented unless all its subwords are unknown.
+        Its words are the vocabulary entries that are whole words to the tokenizer: no special tokens, unused entries,
+        punctuation or continuation subwords. Any other word gets the mean of its subwords' vectors, so that every word
+        is augmented unless all its subwords are unknown.
 
         Args:
             tokenizer: the encoder's.
             embeddings: `(V', d)`, the vectors of the tokenizer's entries by id, as in `get_input_embeddings().weight`.
-            neighbours: m.
+            neighbours: m, the number of neighbours per word.
 
         Raises:
             ValueError: there are fewer vectors than entries, a vector is not finite, or too few entries are words.
@@ -239,14 +239,14 @@ class WordNeighbours:
         return _EncoderNeighbours(list(entries.values()), vectors, neighbours, row_of_entry, tokenizer)
 
     def __contains__(self, word: str) -> bool:
-        """Whether the table has this word, exactly as written."""
+        """Whether the table contains this word, exactly as written."""
         return word in self._row
 
     def look_up(self, words: Sequence[str]) -> Augmentation:
-        """The augmentation of words; equal words have equal rows.
+        """Returns the augmentation of words; equal words have equal rows.
 
         Args:
-            words: n words, in any order and as often as wanted.
+            words: n words, in any order, with repetitions.
         """
         found = self._find(list(dict.fromkeys(words)))
         known = [i for i, word in enumerate(words) if found[word] is not None]
@@ -263,18 +263,19 @@ class WordNeighbours:
         return Augmentation(mean, vectors, unknown)
 
     def nearest_words(self, word: str) -> list[tuple[str, float]]:
-        """The neighbours of a word with their cosines, the nearest first; nothing if the word is unknown."""
+        """The neighbours of a word with their cosines, nearest first; an empty list if the word is unknown."""
         found = self._find([word])[word]
         return [] if found is None else [(self.words[r], c) for r, c in zip(found.rows, found.cosines, strict=True)]
 
     def search(self, words: Sequence[str]) -> None:
-        """Find the neighbours of words ahead, so that later look-ups need no search, and `save_pretrained` keeps
-        those of the table's own words.
+        """Find the neighbours of words in advance, so that later look-ups need no search.
+
+        `save_pretrained` saves those of the table's own words.
         """
         self._find(list(dict.fromkeys(words)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the table and the neighbours that were found so far: `word_neighbours.safetensors` and `….json`.
+        """Write the table and the neighbours found so far: `word_neighbours.safetensors` and `….json`.
 
         Raises:
             OSError: the folder cannot be written; the message names the file.
@@ -289,7 +290,7 @@ class WordNeighbours:
             **self._more_tensors(),
         }
         words = json.dumps({"neighbours": self.neighbours, "words": self.words}, ensure_ascii=False)
-        # Both are whole before the first takes its place, so that no table gets the words of another.
+        # Both are complete before the first is moved into place, so that no table gets the words of another.
         with written_file(folder / WORDS_FILE) as words_file, written_file(folder / TENSORS_FILE) as tensors_file:
             words_file.write_text(words, encoding="utf-8")
             importlib.import_module("safetensors.torch").save_file(tensors, tensors_file)
@@ -299,12 +300,12 @@ class WordNeighbours:
         """Read a table that `save_pretrained` wrote.
 
         Args:
-            folder: where it lies.
-            tokenizer: the encoder's, for a table of its embeddings; other tables do not look at it.
+            folder: the folder that contains it.
+            tokenizer: the encoder's, for a table of its embeddings; other tables ignore it.
 
         Raises:
             FileNotFoundError: there is no table in the folder.
-            ValueError: it is damaged, or needs a tokenizer.
+            ValueError: the table is damaged, or needs a tokenizer.
         """
         folder = Path(folder)
         for name in (TENSORS_FILE, WORDS_FILE):
@@ -344,7 +345,7 @@ class WordNeighbours:
         return {}
 
     def _places(self, words: list[str]) -> list[int | torch.Tensor | None]:
-        """For every word its row in the table, a vector `(a,)` if it has one and no row, or None."""
+        """For every word its row in the table; without a row, its vector `(a,)`; None for unknown words."""
         return [self._row.get(word, self._row.get(word.lower())) for word in words]
 
     def _find(self, words: list[str]) -> dict[str, _Neighbours | None]:
@@ -390,14 +391,14 @@ class WordNeighbours:
 
     def _remember(self, found: Mapping[str, _Neighbours | None]) -> None:
         if found:
-            remembered = self._remembered | dict(found)  # a new one: other threads may be reading the old one
+            remembered = self._remembered | dict(found)  # a new dictionary: other threads may be reading the old one
             for word in list(remembered)[: max(0, len(remembered) - REMEMBERED)]:  # the oldest
                 del remembered[word]
             self._remembered = remembered
 
 
 class _EncoderNeighbours(WordNeighbours):
-    """The table of an encoder's embeddings: the first V vectors are the words', the others those of subwords."""
+    """The table of an encoder's embeddings: the first V vectors are those of words, the others those of subwords."""
 
     def __init__(
         self,
@@ -427,7 +428,7 @@ class _EncoderNeighbours(WordNeighbours):
 
 
 def _saved_words(saved: Mapping[str, Any]) -> tuple[list[str], int]:
-    """The words and the number of neighbours of a table that was saved."""
+    """The words and the number of neighbours of a saved table."""
     words, neighbours = saved.get("words"), saved.get("neighbours")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("words is not a list of strings")
@@ -437,7 +438,7 @@ def _saved_words(saved: Mapping[str, Any]) -> tuple[list[str], int]:
 
 
 def _check_tensors(tensors: Mapping[str, torch.Tensor], words: int, neighbours: int) -> None:
-    """Refuses the tensors of a table if they are not those of so many words."""
+    """Rejects the tensors of a table if they do not fit the numbers of words and neighbours."""
     names = ("vectors", "searched", "nearest", "cosines")
     missing = [name for name in names if name not in tensors]
     if missing:
@@ -463,10 +464,10 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], words: int, neighbours: 
 
 
 def whole_words(tokenizer: Any) -> dict[int, str]:
-    """The entries of a vocabulary that are words, by id: the tokenizer makes the one entry of the word standing alone.
+    """The vocabulary entries that are whole words, by id: the tokenizer encodes the word on its own as that one entry.
 
-    What has no letter or digit, a special token, or a piece that stands only inside of words is none, in WordPiece as
-    in byte-level BPE, where a word that stands alone begins with a space.
+    Excludes special tokens, entries without a letter or digit, and subwords that occur only inside words. This holds
+    for WordPiece and for byte-level BPE, where a word on its own begins with a space.
     """
     special = set(tokenizer.all_special_ids)
     entries = [entry for entry in range(len(tokenizer)) if entry not in special]
