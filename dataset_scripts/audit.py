@@ -1,4 +1,4 @@
-"""Finds what is wrong with a corpus before a day of training is spent on it.
+"""Finds the problems of a corpus before you spend a day training on it.
 
 ```
 python -m dataset_scripts.audit CORPUS --context_files captions.jsonl --dataset twitter2017 --json audit.json
@@ -66,18 +66,22 @@ def audit(config: MnerConfig) -> dict[str, Any]:
     """Examine a corpus.
 
     Args:
-        config: where the corpus lies and how its tags are read. Types that are not given are collected from the
-            training file, or from all where there is none.
+        config: the location of the corpus and how to read its tags. If no types are given, they are collected from
+            the training file, or from all files if there is no training file.
 
     Returns:
-        The report, as JSON values: `corpus`, `dataset`, `types` and whether `types_given`; `files` by name with
-        `split`, `path`, `sha256` and the published file that they are `known_as`; `splits` by name with the counts of
-        `MnerDataset.report`, `entities_lenient` and `entities_strict`, and `images` and `contexts`, None where none
-        were looked at; `counts` of findings by severity; and `findings`, most severe first, each with `check`,
-        `severity`, `count`, `message`, `advice`, `splits` and `examples`.
+        The report, as JSON values:
+
+        - `corpus`, `dataset`, `types`, and `types_given` (whether they were given);
+        - `files` by name, each with `split`, `path`, `sha256` and the published file that it is `known_as`;
+        - `splits` by name, each with the counts of `MnerDataset.report`, `entities_lenient`, `entities_strict`,
+          `images` and `contexts`; the last two are None if they were not examined;
+        - `counts`: findings by severity;
+        - `findings`, most severe first, each with `check`, `severity`, `count`, `message`, `advice`, `splits` and
+          `examples`.
 
     Raises:
-        ValueError: there is no such folder, or no split in it, or no such context file.
+        ValueError: the folder does not exist or holds no split, or a context file does not exist.
     """
     corpus = read_corpus(config)
     findings = [*text_findings(corpus), *image_findings(corpus)]
@@ -104,7 +108,7 @@ def audit(config: MnerConfig) -> dict[str, Any]:
 
 
 def format_text(report: dict[str, Any], examples: int = 5) -> str:
-    """The report for people: the splits, every finding with up to `examples` places and what to do, and a verdict."""
+    """Format the report as text: the splits, each finding with up to `examples` places and advice, and a verdict."""
     types = ", ".join(report["types"]) or "none"
     origin = "given" if report["types_given"] else "collected from the posts"
     lines = [f"{report['corpus']}: entity types {types} ({origin})", "", *_table(report), ""]
@@ -139,7 +143,7 @@ def _split_counts(corpus: Corpus, split: str) -> dict[str, Any]:
 
 
 def _table(report: dict[str, Any]) -> Iterator[str]:
-    """The splits, one line each, in columns as wide as they need."""
+    """Yield the table of splits: one line per split, columns fitted to their content."""
     rows = [["file", "known as", "posts", "words", "entities", *report["types"]]]
     looked_at = [kind for kind in ("images", "contexts") if any(split[kind] for split in report["splits"].values())]
     rows[0] += ["with image"] * ("images" in looked_at) + ["with context"] * ("contexts" in looked_at)
@@ -186,7 +190,7 @@ def _configuration(corpus: str, chosen: AuditArguments) -> MnerConfig:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = HfArgumentParser(AuditArguments, prog=program("dataset_scripts.audit"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts")
     chosen, positional = parser.parse_args_into_dataclasses(arguments)

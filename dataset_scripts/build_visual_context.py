@@ -145,7 +145,7 @@ class BuildArguments:
 
 
 def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
-    """By kind, the aligner that the arguments ask for.
+    """The aligner recipe for each kind that the arguments request.
 
     Raises:
         ValueError: a kind has no aligner, or `KIND=NAME` or `KIND.SETTING=VALUE` is malformed.
@@ -174,7 +174,7 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
         chosen = {kind: chosen[kind] for kind in args.kinds}
     for assignment in args.set:
         place, equals, value = assignment.partition("=")
-        kind, _, setting = place.rpartition(".")  # the name of a kind may hold a point
+        kind, _, setting = place.rpartition(".")  # the name of a kind may contain a dot
         if kind not in chosen or not setting or not equals:
             raise ValueError(
                 f"--set {assignment}: expected KIND.SETTING=VALUE with KIND one of {', '.join(chosen) or 'none'}"
@@ -188,12 +188,12 @@ def recipes(args: BuildArguments) -> dict[str, dict[str, Any]]:
 
 
 def run(images: ImageSet, args: BuildArguments, process: PartialState | None = None) -> dict[str, Any]:
-    """Build what is missing, then write what was asked for; returns the end report, on the main process.
+    """Build the missing contexts and write the requested outputs. Returns the final report, on the main process.
 
     Raises:
         ValueError: see `VisualContextBuilder`, `align_images` and `read_contexts`.
         ImportError: an aligner's package is not installed.
-        OSError: a checkpoint cannot be loaded, or something cannot be written.
+        OSError: a checkpoint cannot be loaded, or an output cannot be written.
     """
     started = time.monotonic()
     _check_outputs(args)
@@ -244,13 +244,13 @@ def run(images: ImageSet, args: BuildArguments, process: PartialState | None = N
 
 
 def default_store() -> str:
-    """Where the store lies if none is named."""
+    """The default path of the store."""
     return os.path.join(datasets.config.HF_CACHE_HOME, "ita_visual_contexts")
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = HfArgumentParser(BuildArguments, prog=program("dataset_scripts.build_visual_context"))  # type: ignore[arg-type]
     parser.add_argument(
         "corpus", nargs="?", help="folder with train.txt, valid.txt, test.txt and images/; or sample_posts"
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_outputs(args: BuildArguments) -> None:
-    """Before hours of work rather than after them."""
+    """Check that the outputs can be written, before hours of work rather than after them."""
     if args.output:
         check_suffix(Path(args.output))
     for path in (args.output, args.preview, args.report):
@@ -287,7 +287,7 @@ def _check_outputs(args: BuildArguments) -> None:
 
 
 def _return_large_blocks() -> None:
-    """Have glibc give the memory of decoded pictures back; it would keep it, twice as much as is ever in use."""
+    """Make glibc return the memory of decoded images; otherwise it keeps twice as much as is ever in use."""
     mmap_threshold = -3
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(mmap_threshold, 16_000_000)  # bytes: as Pillow's blocks
@@ -304,7 +304,7 @@ def _images(corpus: str | None, args: BuildArguments) -> ImageSet:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or a number or a nesting that no setting has
+    except (ValueError, RecursionError):  # not JSON, or a number or nesting that no setting has
         return text
 
 

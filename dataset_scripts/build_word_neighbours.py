@@ -5,9 +5,10 @@ python -m dataset_scripts.build_word_neighbours my_corpus --vectors glove.twitte
 python -m dataset_scripts.build_word_neighbours twitter2017 --data_dir twitter2017 --vectors v.bin --output neighbours
 ```
 
-The table holds the corpus' words that have a vector, as written and lower-cased, and the most frequent other words of
-the file, so that a word first seen at prediction time is augmented too. Neighbours are words of the table; those of
-the corpus' words are computed here, once. `coverage.txt` and `coverage.json` beside the table report what was found.
+The table holds the words of the corpus that have a vector, as written and lower-cased. It also holds the most frequent
+other words of the vector file, so that words first seen at prediction time are augmented too. Neighbours are always
+words of the table; those of the corpus words are precomputed here. `coverage.txt` and `coverage.json`, written beside
+the table, report how many words were found.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class AugmentationArguments:
 
 
 def corpus_words(builder: MnerDataset) -> dict[str, Counter[str]]:
-    """How often each word occurs, by split.
+    """Count how often each word occurs, per split.
 
     Raises:
         ValueError: a file of the corpus is missing or malformed.
@@ -66,13 +67,13 @@ def corpus_words(builder: MnerDataset) -> dict[str, Counter[str]]:
 def augmentation_table(
     words: Mapping[str, Counter[str]], vectors: str | Path, max_words: int | None = 200_000, neighbours: int = 4
 ) -> tuple[WordNeighbours, WordVectors]:
-    """The table of a corpus, with the neighbours of its words, and what was read from the file.
+    """Build the neighbour table of a corpus. Returns the table and the word vectors that were read.
 
     Args:
-        words: how often each word occurs, by split.
+        words: how often each word occurs, per split.
         vectors: the file of word vectors.
-        max_words: how many words are taken that the corpus has not; None takes all.
-        neighbours: m.
+        max_words: how many words to add that are not in the corpus; None adds all.
+        neighbours: number of neighbours per word, m.
 
     Raises:
         ValueError: the file is malformed, or has too few words.
@@ -91,11 +92,11 @@ def augmentation_table(
 
 
 def coverage(words: Mapping[str, Counter[str]], table: WordNeighbours, read: WordVectors) -> dict[str, Any]:
-    """How much of a corpus the table knows, as JSON values.
+    """How much of a corpus the table covers, as JSON values.
 
-    `table` says what the table is made from. `splits` has by split, for the distinct `words` and for all `tokens`, how
-    many there are (`all`) and how many are found `as_written`, only `lower_cased`, or are `unknown`; and
-    `first_unknown`, the most frequent words that are unknown.
+    `table` describes what the table is made from. `splits` has, per split, counts for the distinct `words` and for all
+    `tokens`: the total (`all`), those found `as_written`, those found only `lower_cased`, and the `unknown` ones. It
+    also lists the most frequent unknown words (`first_unknown`).
     """
     splits = {}
     for split, counts in words.items():
@@ -120,7 +121,7 @@ def coverage(words: Mapping[str, Counter[str]], table: WordNeighbours, read: Wor
 
 
 def coverage_text(report: Mapping[str, Any]) -> str:
-    """The coverage for people."""
+    """Format the coverage report as text."""
     table = report["table"]
     lines = [
         f"table: {table['words']:,} of the file's {table['words_in_file']:,} words, vectors of {table['size']}, "
@@ -141,7 +142,7 @@ def coverage_text(report: Mapping[str, Any]) -> str:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = HfArgumentParser(AugmentationArguments, prog=program("dataset_scripts.build_word_neighbours"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder in conll format")
     args, positional = parser.parse_args_into_dataclasses(arguments)

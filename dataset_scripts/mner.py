@@ -1,4 +1,4 @@
-"""MNER corpora as Hugging Face data sets: text files, a folder of images and files of visual contexts, row by row."""
+"""Loads MNER corpora as Hugging Face data sets, from text files, a folder of images and visual context files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT_FILE = "report.json"
 
 
 class MnerDataset(datasets.GeneratorBasedBuilder):
-    """Posts with tags, image and visual context; all that is lost or repaired on the way is counted in `report`.
+    """Posts with tags, image and visual context; `report` counts everything that was dropped or repaired.
 
     ```python
     builder = MnerDataset(config_name="twitter2017", data_dir="twitter2017", images_dir="twitter2017/images",
@@ -34,8 +34,8 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
 
     Rows are `{"id": str, "words": [str], "tags": [int], "image": PIL image or None, "context": dict or None}`;
     `VisualContext.from_dict` reads the context. An image that is missing, unreadable or blank is None, never a
-    placeholder (method §7). `num_proc` in `download_and_prepare` is the number of threads that examine images, by
-    default one a core. Arguments are those of `MnerConfig` and of `datasets.DatasetBuilder`; nothing is downloaded.
+    placeholder (method §7). `num_proc` in `download_and_prepare` sets the number of threads that examine images
+    (default: one per core). Takes the arguments of `MnerConfig` and `datasets.DatasetBuilder`. Nothing is downloaded.
 
     Raises:
         ValueError: a folder or file is missing or malformed. The message names the place and what was expected.
@@ -49,19 +49,19 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was read, lost and repaired, as JSON values; the same fresh, from the cache and in streaming.
+        """What was read, dropped and repaired, as JSON values. Identical for a fresh build, the cache and streaming.
 
-        `data` has the sha256 of every text and context file and the name under which it is `known_as`;
-        `contexts_without_post` counts ids of context files that no post has; `splits` has by split:
+        `data` has the sha256 of every text and context file, and the published file that it is `known_as`;
+        `contexts_without_post` counts ids in the context files that match no post; `splits` has, per split:
 
         - `posts`, `words`, `entities` (by type);
-        - `posts_empty` (left out), `posts_without_id` (numbered, in a file that has ids), `ids_repeated` (`x#2` …),
+        - `posts_empty` (skipped), `posts_without_id` (numbered; only in a file with ids), `ids_repeated` (`x#2` …),
           `tags_repaired`, `words_invisible` (kept), `carriage_returns` and `byte_order_marks` (dropped);
-        - `images`: posts whose image is `present`, `missing`, `unreadable` or `blank`, and `shared`, those of the
-          present ones whose file is byte for byte that of another post;
+        - `images`: posts whose image is `present`, `missing`, `unreadable` or `blank`; and `shared`, the present
+          images whose file is byte-identical to that of another post;
         - `contexts`: posts whose context is `present`, `empty` or `missing`.
 
-        In streaming, images that no row has asked for yet are examined first.
+        In streaming, images that have not been examined yet are examined first.
         """
         saved = Path(self._output_dir, REPORT_FILE)
         if saved.is_file():

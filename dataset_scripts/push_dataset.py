@@ -59,7 +59,7 @@ class PushArguments:
 
 
 def differences_text(differences: list[Difference], repo_id: str) -> str:
-    """The differences for people: how many of each sort, and the first ones of them."""
+    """Format the differences as text: the count of each sort, and the first few of them."""
     if not differences:
         return f"the corpus is that of {repo_id}"
     counts = Counter(what.partition(" (")[0] for _, _, what in differences)
@@ -71,7 +71,7 @@ def differences_text(differences: list[Difference], repo_id: str) -> str:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 1 if `--verify` finds a difference."""
+    """Run the command line. Returns 1 if `--verify` finds a difference."""
     parser = HfArgumentParser(PushArguments, prog=program("dataset_scripts.push_dataset"))  # type: ignore[arg-type]
     parser.add_argument("corpus", help=f"{', '.join(CONFIGS)}; or a folder in conll format, with images/")
     parser.add_argument("repo_id", help="you/name on the Hub")

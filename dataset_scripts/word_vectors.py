@@ -1,8 +1,9 @@
-"""Files of pretrained word vectors: word2vec (text, binary), GloVe, fastText (`.vec`, `.bin`), plain or gzipped.
+"""Reads pretrained word vectors: word2vec (text, binary), GloVe, fastText (`.vec`, `.bin`), plain or gzipped.
 
-Text and word2vec's binary format are read here, row by row, rather than by gensim: gensim reads the whole file into
-memory first, gives a line with a single number that number in all dimensions, passes over lines that the header does
-not promise, and names no line in its errors. fastText's binary format, a whole model, is gensim's matter.
+Text and word2vec's binary format are read here, row by row, rather than by gensim. gensim reads the whole file into
+memory first, fills all dimensions of a line that has a single number with that number, ignores lines beyond the count
+in the header, and does not name the line in its errors. fastText's binary format holds a whole model and is read by
+gensim.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 FASTTEXT_MAGIC = 793712314  # the first four bytes of a fastText model
-LONGEST_WORD = 10_000  # bytes; what is longer is not a word but a damaged file
+LONGEST_WORD = 10_000  # bytes; anything longer means a damaged file
 LONGEST_LINE = 2**20  # bytes
-MOST_NUMBERS = 20_000  # of a word
+MOST_NUMBERS = 20_000  # per word
 
 
 class Row(NamedTuple):
-    """A word of a file: where it stands, for errors, and its vector, still as it is written."""
+    """A word of a file, its position (for errors), and its vector, not parsed yet."""
 
     place: str
     word: bytes
@@ -36,14 +37,13 @@ class Row(NamedTuple):
 
 @dataclass
 class WordVectors:
-    """The words that were taken from a file, in its order, and their vectors `(V, a)` in float32.
+    """The words taken from a file, in file order, and their vectors `(V, a)` in float32.
 
     Attributes:
         words: V words.
         vectors: `(V, a)`.
-        read: words that the file has.
-        left_out: words that are in the file and could not be taken, by reason: `repeated`, `zero`, `not_utf8`,
-            `nameless`.
+        read: number of words in the file.
+        left_out: number of words that were skipped, by reason: `repeated`, `zero`, `not_utf8`, `nameless`.
     """
 
     words: list[str]
@@ -53,18 +53,18 @@ class WordVectors:
 
 
 def read_word_vectors(path: str | Path, wanted: Collection[str] = (), max_words: int | None = None) -> WordVectors:
-    """Read the vectors of wanted words, and those of the file's first words.
+    """Read the vectors of the wanted words and of the first words of the file.
 
-    Memory is that of the words taken, except for fastText models, which are read whole.
+    Only the words taken are held in memory, except for fastText models, which are loaded whole.
 
     Args:
-        path: the file, in any of the formats; which it is, is seen from its beginning.
-        wanted: words that are taken wherever they stand.
-        max_words: how many others are taken, the first ones, which are the most frequent; None takes all.
+        path: the file, in any of the formats; the format is detected from its first bytes.
+        wanted: words to take wherever they are in the file.
+        max_words: how many other words to take, in file order (most frequent first); None takes all.
 
     Raises:
         ValueError: the file is malformed; the message names the line or the number of the word.
-        OSError: there is no such file.
+        OSError: the file does not exist.
         ImportError: it is a fastText model, and gensim is not installed.
     """
     path = Path(path)
@@ -120,7 +120,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _rows(file: BinaryIO, path: Path) -> tuple[int, Iterator[Row]]:
-    """The size of the vectors and all rows of a file."""
+    """The vector size and all rows of a file."""
     start = file.read(4)
     if len(start) == 4 and struct.unpack("<i", start)[0] == FASTTEXT_MAGIC:
         return _fasttext_rows(path)
@@ -164,7 +164,7 @@ def _name(word: bytes) -> str:
 
 
 def _is_text(line: bytes, size: int) -> bool:
-    """Whether what follows a header is a word with printed numbers, even if there are too few of them."""
+    """Whether the line after a header is a word with numbers as text, even if there are too few of them."""
     fields = line.split()
     if len(fields) < 2:
         return not fields
@@ -192,7 +192,7 @@ def _text_rows(file: BinaryIO, path: Path, size: int, first: int) -> Iterator[Ro
         if len(fields) == size and line[:1].isspace():
             yield Row(f"line {number}", b"", fields)
             continue
-        # Some words have spaces within, but none ends in a number.
+        # Some words contain spaces, but none ends in a number.
         surplus = sum(map(_is_number, fields[0].split()[1:])) if len(fields) > size else 0
         if len(fields) <= size or surplus:
             has = len(fields) - 1 + surplus
@@ -235,14 +235,14 @@ def _fasttext_rows(path: Path) -> tuple[int, Iterator[Row]]:
     _check_fasttext(path)
     try:
         model = fasttext.load_facebook_vectors(str(path))
-    except Exception as error:  # what gensim raises on a damaged model depends on the place of the damage
+    except Exception as error:  # the type gensim raises depends on where the model is damaged
         raise ValueError(f"{path} is not a complete fastText model ({error}): get it again") from error
     rows = (Row(f"word {i:,}", w.encode(), model[w]) for i, w in enumerate(model.index_to_key, 1))
     return model.vector_size, rows
 
 
 def _check_fasttext(path: Path) -> None:
-    """Refuses a model whose header promises more numbers than its file has, for which memory would be taken."""
+    """Refuse a model whose header declares more numbers than its file holds; gensim would allocate memory for them."""
     header = struct.Struct("<14i d 3i 2q")  # magic, version, 12 settings, threshold; words and labels, tokens, pruned
     with path.open("rb") as file:
         raw = file.read(header.size)

@@ -1,4 +1,4 @@
-"""A corpus read whatever is wrong with it, and the form in which findings about it are told."""
+"""Reads a corpus despite its faults, and defines the form of a finding."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault, and all places where it stands.
+    """A fault, and all places where it occurs.
 
     Attributes:
         check: the name of the fault.
         severity: one of `SEVERITIES`.
-        count: how often it stands.
-        message: what it is, in a sentence.
+        count: how often it occurs.
+        message: one sentence that describes it.
         advice: what to do about it.
-        splits: the splits that it concerns, if not the whole corpus.
-        examples: all places, as JSON values: `file` and `line` where there are such, and what is wrong there.
+        splits: the splits it concerns, if not the whole corpus.
+        examples: all places, as JSON values: `file` and `line` if they apply, and what is wrong there.
     """
 
     check: str
@@ -55,23 +55,23 @@ class Finding:
 
 @dataclass
 class Corpus:
-    """A corpus as it was read, for all that was wrong with it.
+    """A corpus as read, including everything that is wrong with it.
 
     Attributes:
         files: the name of the text file by split.
-        known_as: by split, the published file that the text file is, or `unknown`.
+        known_as: by split, the published file that the text file is identical to, or `unknown`.
         posts: the posts by split, with their tags.
         scheme: the tag set.
-        types_given: whether the tag set was given, and not collected from the posts.
-        counts: what `text_counts` says, by split.
+        types_given: whether the tag set was given rather than collected from the posts.
+        counts: the result of `text_counts`, by split.
         faults: malformed lines and files without posts.
         unknown_tags: tags that are not in the tag set.
-        images_dir: folder of the images; None if they are not looked at.
-        image_files: the images in it; None if there is no such folder.
+        images_dir: folder of the images; None if they are not examined.
+        image_files: the images in it; None if the folder does not exist.
         images: the image files by id.
-        verdicts: the examination of every image that a post asks for, by path.
+        verdicts: the verdict on every image that a post refers to, by path.
         contexts: visual contexts by id; None if there are no context files.
-        context_faults: malformed rows of context.
+        context_faults: malformed rows in the context files.
     """
 
     files: dict[str, str]
@@ -94,34 +94,34 @@ class Corpus:
         return ((split, post) for split, posts in self.posts.items() for post in posts)
 
     def verdict(self, post: Post) -> Verdict:
-        """What the examination of a post's image said."""
+        """The verdict on a post's image."""
         path = self.images.get(post.image_id)
         return Verdict("missing") if path is None else self.verdicts[path]
 
     @cached_property
     def placeholders(self) -> set[str]:
-        """Image files that are one picture of mostly one colour, saved several times: `No photo available`."""
+        """Image files that are copies of one image of mostly one colour, such as `No photo available`."""
         paths = list(self.verdicts)
         groups = placeholder_groups([self.verdicts[path].fingerprint for path in paths], COPIES)
         return {paths[place] for group in groups for place in group}
 
     def place(self, split: str, post: Post, **more: Any) -> dict[str, Any]:
-        """Where a post stands, for an example."""
+        """The position of a post, for an example."""
         return {"file": self.files[split], "line": post.first_line, "id": post.id, **more}
 
 
 def read_corpus(config: MnerConfig) -> Corpus:
-    """Read a corpus whatever is wrong with it.
+    """Read a corpus despite its faults.
 
     Raises:
-        ValueError: there is no such folder, or no split in it, or no such context file.
+        ValueError: the folder does not exist or holds no split, or a context file does not exist.
     """
     paths = config.text_files()
     context_paths = config.context_paths()
     faults: list[CorpusFault] = []
     posts, passed_over = {}, {}
     for split, path in paths.items():
-        # One post without an id among others that have one is half a post: a blank line stands inside it.
+        # A post without an id among posts with ids is half a post, split by a blank line.
         data = path.read_bytes()
         required = config.ids_required or ID_PREFIX.encode() in data
         posts[split], passed_over[split] = read_posts(
@@ -153,7 +153,7 @@ def read_corpus(config: MnerConfig) -> Corpus:
 
 
 def fault_place(fault: CorpusFault) -> dict[str, Any]:
-    """Where a fault stands and what it is, for an example."""
+    """The position and problem of a fault, for an example."""
     return {"file": fault.file, fault.unit: fault.line, "problem": fault.problem}
 
 

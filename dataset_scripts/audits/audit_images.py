@@ -1,4 +1,4 @@
-"""What can be wrong with the images of a corpus and the visual contexts made of them."""
+"""Checks of the images of a corpus and of their visual contexts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _USELESS = (
 
 
 def image_findings(corpus: Corpus) -> Iterator[Finding]:
-    """All that is wrong with the images and the visual contexts."""
+    """Yield all findings about the images and the visual contexts."""
     for part in (_images, _image_files, _contexts, _captions):
         yield from part(corpus)
 
@@ -110,7 +110,7 @@ def _present(corpus: Corpus) -> list[str]:
 
 def _format(path: str) -> str | None:
     with Image.open(path, formats=FORMATS) as image:
-        return "JPEG" if image.format == "MPO" else image.format  # a JPEG file with several pictures
+        return "JPEG" if image.format == "MPO" else image.format  # a JPEG file with several images
 
 
 # --- visual contexts -------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _contexts(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _captions(corpus: Corpus) -> Iterator[Finding]:
-    """Sentences that stand for many images: a captioner shown a placeholder says the same of each (method §7)."""
+    """Captions that many images share: a captioner gives every copy of a placeholder the same one (method §7)."""
     pictures: dict[tuple[str, str], set[str]] = defaultdict(set)
     for _, (post, _, _, _) in corpus:
         context = (corpus.contexts or {}).get(post.image_id, VisualContext())

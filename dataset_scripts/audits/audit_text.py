@@ -1,4 +1,4 @@
-"""What can be wrong with the text of a corpus: lines, tags, words, ids, copies between splits, files."""
+"""Checks of the text of a corpus: lines, tags, words, ids, copies between splits, files."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _ALIKE = "but for URLs, RT @user:, case and spaces"
 
 
 def normalised(words: Iterable[str]) -> str:
-    """A post's text for comparison: without URLs and leading `RT @user:`, lower case, single spaces.
+    """Normalise a post's text for comparison: no URLs, no leading `RT @user:`, lower case, single spaces.
 
-    Tweets that were cut into words keep what they are: `RT user :` and `http : //t.co/x` are taken away as well.
+    Also removes the tokenised forms of both, as in `RT user :` and `http : //t.co/x`.
     """
     text = " ".join(_URL.sub(" ", " ".join(words).casefold()).split())
     return _RETWEET.sub("", text, count=1) if _RETWEET.match(text) else text
 
 
 def text_findings(corpus: Corpus) -> Iterator[Finding]:
-    """All that is wrong with the text files."""
+    """Yield all findings about the text files."""
     for part in (_lines, _tags, _types_alike, _words, _ids, _overlaps, _duplicates, _checksums):
         yield from part(corpus)
 
@@ -118,7 +118,7 @@ def _tags(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _types_alike(corpus: Corpus) -> Iterator[Finding]:
-    """Types that look like misspellings of others; only where no tag set says which types there are."""
+    """Types that look like misspellings of others. Checked only if no tag set was given."""
     entities = Counter(entity.type for _, post in corpus for entity in post.entities)
     rare = [kind for kind, count in entities.items() if count * 100 < entities.total() and not corpus.types_given]
     for kind in sorted(rare):
@@ -187,7 +187,7 @@ def _overlaps(corpus: Corpus) -> Iterator[Finding]:
         advice = f"remove them from {first}: {lies} rewards what was learnt by heart"
         for check, copies, how in (("overlap_exact", exact, "word for word"), ("overlap_near", near, _ALIKE)):
             if copies:
-                # F1 counts entities: a small-talk post without any, in both splits, moves no score worth the name.
+                # F1 counts entities: a post without any that is in both splits hardly changes the score.
                 moved = check == "overlap_exact" and second == "test" and any(copy.entities for copy in copies)
                 message = f"{counted(len(copies), 'post')} of {second} standing in {first}, {how} ({_about(copies)})"
                 examples = [copy.place(corpus) for copy in copies]
@@ -224,7 +224,7 @@ def _duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 
 class _Copy(NamedTuple):
-    """A post, and those that it repeats."""
+    """A post, and the posts that it repeats."""
 
     split: str
     post: Post
@@ -250,7 +250,7 @@ def _copy(corpus: Corpus, split: str, post: Post, entities: int, of: str, others
 
 
 def _shared(corpus: Corpus, first: str, second: str, key: Callable[[Post], Hashable]) -> list[_Copy]:
-    """The posts of the second split that have their key in common with posts of the first."""
+    """The posts of the second split that share a key with posts of the first."""
     known: dict[Hashable, list[Post]] = defaultdict(list)
     for post, _, _, _ in corpus.posts[first]:
         known[key(post)].append(post)
@@ -280,7 +280,7 @@ def _text_of(post: Post) -> Hashable:
 
 
 def _picture(corpus: Corpus, post: Post) -> str | None:
-    """What tells a post's picture from others; None if it has none that shows anything."""
+    """A key that identifies a post's image; None if it is blank, unreadable or a placeholder."""
     verdict = corpus.verdict(post)
     if corpus.images.get(post.image_id) in corpus.placeholders:
         return None

@@ -1,4 +1,4 @@
-"""One pass over images: examined by threads while the aligners work, batch by batch, on one process or on many."""
+"""Runs the aligners over images, batch by batch, in one process or many, while threads examine the next images."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from modeling_ita.context_builder import ExaminedImage, VisualContextBuilder
 from modeling_ita.image_file import ImageSource, UnreadableImage, open_image
 from modeling_ita.whole_files import working_folder, write_text
 
-WINDOW = 4  # batches whose images are sorted by size together
-MAX_HELD_PIXELS = 32_000_000  # of opened images that wait; three bytes each
+WINDOW = 4  # batches; images are sorted by size within a window
+MAX_HELD_PIXELS = 32_000_000  # in opened images waiting for an aligner; three bytes per pixel
 THUMBNAIL = 280  # pixels
 
 
 class Record(NamedTuple):
-    """What became of one image.
+    """The outcome for one image.
 
     Attributes:
-        number: its place in the input.
+        number: its position in the input.
         id: its id.
-        name: what it is called in messages.
+        name: its name in messages.
         sha256: of its bytes; empty if there are none.
         state: `readable`, `missing`, `unreadable` or `blank`.
-        detail: why it is unreadable, or the fingerprint of a plain picture.
-        is_built: whether an aligner looked at it in this run.
-        thumbnail: a small JPEG as a data URI, if it was asked for.
+        detail: why it is unreadable, or the fingerprint of an image of mostly one colour.
+        is_built: whether an aligner processed it in this run.
+        thumbnail: a small JPEG as a data URI, if requested.
     """
 
     number: int
@@ -66,31 +66,31 @@ def align_images(
     thumbnails: int = 0,
     process: PartialState | None = None,
 ) -> list[Record]:
-    """Have every image seen by every aligner; what they say goes to the builder's store.
+    """Run every aligner on every image and save the results to the builder's store.
 
-    Under `accelerate launch` every process takes its share of the images, and all of them return together. An image
-    is held from the moment it is opened until its batch is done; no more than a few batches, and no more than
-    `MAX_HELD_PIXELS`, are held at a time.
+    Under `accelerate launch`, every process takes its share of the images, and all of them return together. An image
+    stays in memory from the moment it is opened until its batch is done; at most a few batches, and at most
+    `MAX_HELD_PIXELS`, are in memory at a time.
 
     Args:
         images: the images.
-        builder: its `counts` are those of this process.
-        records: folder, seen by all processes, in which each writes what became of its images. If it cannot be
-            written, they go to the temporary folder, which the processes of one machine see.
-        batch_size: images an aligner gets at once; those of a batch are of similar size.
-        workers: threads that read, hash and open images; default: one a core, at most four.
-        limit: at most so many images, the first ones.
-        thumbnails: of so many of the first images, a thumbnail.
-        process: which process this is; default: the only one.
+        builder: runs the aligners; its `counts` are those of this process.
+        records: folder shared by all processes, where each writes its records. If it is not writable, the temporary
+            folder is used, which only processes on one machine share.
+        batch_size: images per aligner call; a batch holds images of similar size.
+        workers: threads that read, hash and open images. Default: one per core, at most four.
+        limit: process only the first `limit` images.
+        thumbnails: make a thumbnail of the first `thumbnails` images.
+        process: this process. Default: the only one.
 
     Returns:
-        The records of all processes in the order of the input; an empty list on all but the main process.
+        The records of all processes in input order; an empty list on all but the main process.
 
     Raises:
-        ValueError: a number is less than 1, or see `VisualContextBuilder.align`, as for the following.
+        ValueError: a number is less than 1; see also `VisualContextBuilder.align`.
         ImportError: an aligner's package is not installed.
         OSError: a checkpoint cannot be loaded, the store or the records cannot be written, or the folder of the
-            records is not one that all processes see.
+            records is not shared by all processes.
     """
     for setting, number in (("batch_size", batch_size), ("workers", workers), ("limit", limit)):
         if number is not None and number < 1:
@@ -123,7 +123,7 @@ def _gathered(found: list[Record], parent: Path, process: PartialState) -> list[
         if rank == 0:
             try:
                 folder = until_all_are_read.enter_context(working_folder(parent / "run"))
-            except OSError:  # a store that is only read
+            except OSError:  # a read-only store
                 folder = until_all_are_read.enter_context(working_folder(Path(tempfile.gettempdir(), "ita-run")))
             name = [str(folder)]
         broadcast_object_list(name)
@@ -154,7 +154,7 @@ def _read(
     number, (image_id, source) = numbered
     try:
         image = builder.examine(source)
-    except (TypeError, ValueError) as error:  # a URL, or no image at all
+    except (TypeError, ValueError) as error:  # a URL, or not an image at all
         image = ExaminedImage(image_id, state="unreadable", detail=str(error))
     thumbnail = _thumbnail(source) if number < thumbnails and image.state == "readable" else ""
     return _Opened(number, image_id, image, thumbnail)
@@ -178,9 +178,9 @@ def _aligned(
     batch_size: int,
     workers: int | None,
 ) -> Iterator[Record]:
-    """The record of every image, as its batch is done."""
+    """Yield the record of every image when its batch is done."""
     window: list[_Opened] = []
-    batches = 1  # of the first window, so that the aligners need not wait for it
+    batches = 1  # the first window is small, so that the aligners can start at once
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         for opened in _ahead(pool, read, numbered, batch_size, lambda: sum(map(_pixels, window))):
             window.append(opened)
@@ -199,7 +199,7 @@ def _ahead(
     batch_size: int,
     held_pixels: Callable[[], int],
 ) -> Iterator[_Opened]:
-    """What `read` gives, in order, worked out ahead in threads as far as memory allows."""
+    """Yield the results of `read` in order, computed ahead in threads as far as memory allows."""
     futures: deque[Future[_Opened]] = deque()
     numbered = iter(numbered)
     exhausted = False

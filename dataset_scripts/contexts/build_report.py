@@ -1,4 +1,4 @@
-"""What a build of contexts has done, counted and shown."""
+"""The report of a context build: counts, examples and faults."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def placeholders(records: Sequence[Record], copies: int) -> set[int]:
 
 
 def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: int) -> tuple[dict[str, Any], list[str]]:
-    """The end report, and for every record one of `STATES`.
+    """The final report, and for every record one of `STATES`.
 
-    The report has `images` and of these `built` (an aligner looked at it in this run), `stored`, `missing`,
-    `unreadable`, `blank` and `placeholder`; `distinct` images by content; `ids_repeated`, of which the last image's
-    context stands in the output; by kind, the images `with_text` and
-    `without`, the number of `strings`, the aligner, and `examples`; and `faults`: id and reason of the first images
+    The report counts all `images`, and how many of them were `built` (processed by an aligner in this run), `stored`,
+    `missing`, `unreadable`, `blank` and `placeholder`. It also has the number of `distinct` images by content;
+    `ids_repeated` (the output holds the context of an id's last image); per kind, the images `with_text` and
+    `without`, the number of `strings`, the aligner, and `examples`; and `faults`: id and reason for the first images
     without a context.
     """
     empty = placeholders(records, copies)
@@ -66,7 +66,7 @@ def summary(records: Sequence[Record], builder: VisualContextBuilder, copies: in
 
 
 def report_text(report: Mapping[str, Any]) -> str:
-    """The end report for people."""
+    """Format the final report as text."""
     counts = ", ".join(f"{report[what]:,} {'from store' if what == 'stored' else what}" for what in STATES)
     lines = [f"{report['images']:,} images ({report['distinct']:,} different): {counts}"]
     if report["ids_repeated"]:

@@ -1,4 +1,4 @@
-"""A contact sheet: images with what the aligners said of them, as one HTML file that needs no network."""
+"""A contact sheet of images and their contexts, as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ul { margin: 0; padding: 0; list-style: none; } li { display: flex; justify-cont
 
 
 class Card(NamedTuple):
-    """An image of the sheet.
+    """One image on the sheet.
 
     Attributes:
         id: the image's id.
         thumbnail: a data URI; empty if the image could not be opened.
-        fault: why it has no context; empty if it may have one.
+        fault: why it has no context; empty if it can have one.
         strings: by kind, the strings with their scores.
     """
 
@@ -48,13 +48,13 @@ def write_preview(
     aligners: Mapping[str, Mapping[str, Any]],
     counts: Mapping[str, int],
 ) -> None:
-    """Write the sheet, which forbids the browser to load or run anything.
+    """Write the sheet. It forbids the browser to load or run anything.
 
     Args:
         path: the HTML file.
         cards: the images.
         aligners: by kind, the identity of its aligner.
-        counts: what became of all images, of which the cards may be the first few.
+        counts: the outcome counts of all images; the cards may show only the first few.
     """
     said = "".join(
         f"<tr><th>{html_text(kind)}</th><td>{html_text(who['model'])}</td>"

@@ -1,4 +1,4 @@
-"""What aligners said of images, kept by the image's content: nothing is worked out twice.
+"""Stores aligner outputs by image content, so that nothing is computed twice.
 
 ```
 STORE/<kind>/<model>-<hash of the identity>/<rows>-<sha256 of the file>.parquet
@@ -46,37 +46,37 @@ SCHEMA = pa.schema(
         ("date", pa.string()),  # UTC, ISO 8601
     ]
 )
-SMALL_SHARDS = 32  # so many shards of one size are merged into one of the next
-SIZES = (256, 8192)  # rows below which a shard is of the first and of the second size; larger ones stay as they are
-MEMORY = 256 * 2**20  # bytes of shards that are held for look-ups, for each aligner
+SMALL_SHARDS = 32  # this many shards of one size are merged into one of the next
+SIZES = (256, 8192)  # rows; upper bounds of the first and second shard size; larger shards are never merged
+MEMORY = 256 * 2**20  # bytes of shards cached for look-ups, per aligner
 ROW_BITS = 24
 CLOCK_TICK = 2 * 10**9  # ns
-SET_ASIDE = ".damaged"  # what the name of a shard ends in that is not what was written
+SET_ASIDE = ".damaged"  # suffix for the name of a damaged shard
 
 
 class DamagedShard(ValueError):
-    """A shard that does not hold what was written; the message says why."""
+    """A shard whose content is not what was written; the message says why."""
 
 
 class ContextStore:
-    """A folder of alignments, content-addressed: sha256 of the image's bytes × identity of the aligner.
+    """A content-addressed folder of alignments, keyed by the image's sha256 and the aligner's identity.
 
-    Any number of processes and machines may read and write it at once; there is no server and no lock. `add` writes
-    one new shard, under a temporary name until it is whole and on disk, so that a killed process loses what it had in
-    flight and nothing else. Shards that have become many are merged; the merged shard is there before they go, and a
-    row that stands twice for a moment is read once.
+    Any number of processes and machines can read and write it at once, without a server or locks. `add` writes one new
+    shard, under a temporary name until it is complete and on disk, so a killed process loses only the rows it was
+    writing. Small shards are merged when there are many. The merged shard is written before the old ones are deleted,
+    and rows that exist twice meanwhile are read once.
 
-    A shard that does not hold what was written is named in a warning, set aside (`….damaged`) and passed over, so that
-    its images are aligned again. Where the folder cannot be written, it is read; what is new is then known to this
-    object only, which a warning says once.
+    A shard whose content is not what was written is reported in a warning, renamed (`….damaged`) and ignored, so that
+    its images are aligned again. If the folder is not writable, the store can still be read. New rows are then kept in
+    this object only, and a warning says so once.
 
     Args:
-        folder: where the shards lie; made when the first is written.
-        read_only: refuse `add` and `compact`.
+        folder: the folder of the shards; created when the first one is written.
+        read_only: whether to refuse `add` and `compact`.
 
     Attributes:
-        damaged: the shards that were found damaged.
-        not_kept: how many rows could not be written.
+        damaged: the shards found damaged.
+        not_kept: the number of rows that could not be written.
 
     Raises:
         ValueError: the folder is a file.
@@ -94,12 +94,12 @@ class ContextStore:
         self._lock = threading.RLock()
 
     def look_up(self, image_sha256: str, kind: str, identity: Mapping[str, Any]) -> Alignment | None:
-        """What this aligner said of this image, also by the hand of another process; None if it has not seen it.
+        """The output of this aligner for this image, even if written by another process; None if there is none.
 
         Args:
             image_sha256: see `modeling_ita.image_file.image_sha256`.
             kind: the kind of context.
-            identity: the aligner's; a revision None stands for any.
+            identity: the aligner's identity; a revision of None matches any.
 
         Raises:
             OSError: a shard cannot be read.
@@ -112,7 +112,7 @@ class ContextStore:
         return None
 
     def add(self, kind: str, alignments: Mapping[str, Alignment]) -> None:
-        """Write what one aligner said, by the image's sha256, as one shard.
+        """Write the outputs of one aligner, by the image's sha256, as one shard.
 
         Raises:
             PermissionError: the store was opened to be read only.
@@ -135,9 +135,9 @@ class ContextStore:
                 self.not_kept += len(alignments)
 
     def compact(self) -> None:
-        """Merge all small shards, of whichever process, and remove what killed processes left half written.
+        """Merge all small shards, of any process, and remove incomplete files left by killed processes.
 
-        Shards of version 0.1, which have no checksum, get one. Nothing happens where the folder cannot be written.
+        Shards of version 0.1 have no checksum and get one. Does nothing if the folder is not writable.
 
         Raises:
             PermissionError: the store was opened to be read only.
@@ -151,20 +151,20 @@ class ContextStore:
                 except OSError as error:
                     if not _is_refusal(error):
                         raise
-            for records in self.folder.glob(".run-*"):  # of version 0.1, which claims none that it still writes
+            for records in self.folder.glob(".run-*"):  # of version 0.1, which does not mark those it still writes
                 if time.time() - records.stat().st_mtime > ABANDONED:
                     remove_if_dead(records)
 
     def set_aside(self) -> set[Path]:
-        """The shards that were ever set aside in this folder, by whichever process, and those of `damaged`."""
+        """All shards ever set aside in this folder, by any process, and those in `damaged`."""
         return {*self.folder.glob(f"*/*/*.parquet{SET_ASIDE}"), *self.damaged}
 
     def aligners(self) -> list[tuple[str, dict[str, Any]]]:
-        """Kind and identity of every aligner that has said something, sorted by the folder's name."""
+        """Kind and identity of every aligner with stored outputs, sorted by folder name."""
         return [(unquote(folder.parent.name), identity) for folder, identity in self._folders()]
 
     def rows(self, kind: str, identity: Mapping[str, Any]) -> int:
-        """Of how many images this aligner has spoken."""
+        """The number of images with an output of this aligner."""
         with self._lock:
             return len(set().union(*(table.keys() for table in self._tables_of(kind, identity))))
 
@@ -197,17 +197,17 @@ class ContextStore:
                 try:
                     yield folder, _identity(shard)
                     break
-                except FileNotFoundError:  # another process merged it just now
+                except FileNotFoundError:  # another process has just merged it
                     continue
                 except DamagedShard as error:
                     self._set_aside(shard, error)
 
     def _set_aside(self, shard: Path, error: DamagedShard) -> None:
-        """Names a damaged shard, once, and takes it out of the way of all who read."""
+        """Warn of a damaged shard, once, and rename it so that no process reads it."""
         place = shard.with_name(shard.name + SET_ASIDE)
         try:
             os.replace(shard, place)
-        except FileNotFoundError:  # another process has done so
+        except FileNotFoundError:  # another process has renamed it
             return
         except OSError as refusal:
             if not _is_refusal(refusal):
@@ -218,7 +218,7 @@ class ContextStore:
             logger.warning("%s is damaged (%s): it is passed over, and its images are aligned again", place, error)
 
 
-# Of version 0.1, 32 random digits; now the first 40 of the sha256 of the file.
+# Version 0.1: 32 random digits. Now: the first 40 digits of the file's sha256.
 _SHARD = re.compile(r"\d{6,}-([0-9a-f]{32}|[0-9a-f]{40})\.parquet")
 
 
@@ -238,7 +238,7 @@ class _Table:
         self._set_aside = set_aside
         self._unwritten: dict[str, Alignment] = {}
         self._passed_over: set[str] = set()  # damaged shards that could not be renamed
-        self._names: list[str] = []  # of all shards there ever were
+        self._names: list[str] = []  # of all shards seen so far, even deleted ones
         self._rows: dict[bytes, int] = {}  # digest of an image: shard's number and row, packed to save memory
         self._shards: set[str] = set()
         self._own: set[str] = set()
@@ -263,7 +263,7 @@ class _Table:
                 self._forget(shard)
                 self._seen_at = -1
                 self._refresh()
-                if self._rows.get(digest) == place:  # it was removed by hand
+                if self._rows.get(digest) == place:  # the file was removed by hand
                     del self._rows[digest]
                 continue
             strings, scores, date = (table.column(name)[row].as_py() for name in ("strings", "scores", "date"))
@@ -275,7 +275,7 @@ class _Table:
         return {*self._rows, *map(bytes.fromhex, self._unwritten)}
 
     def keep(self, alignments: Mapping[str, Alignment]) -> None:
-        """Remember what cannot be written."""
+        """Keep in memory what cannot be written."""
         self._unwritten.update(alignments)
 
     def add(self, alignments: Mapping[str, Alignment]) -> None:
@@ -311,21 +311,21 @@ class _Table:
         for shard in sorted(shards):
             try:
                 tables.append(_read(self.folder / shard))
-            except FileNotFoundError:  # another process has merged it, and its rows are in that shard
+            except FileNotFoundError:  # another process has merged it; the merged shard has its rows
                 continue
             except DamagedShard as error:
                 self._drop(shard, error)
         if tables:
             rows = pa.concat_tables(tables)
             place = {key: row for row, key in enumerate(rows["image_sha256"].to_pylist())}
-            gone.discard(self._write(rows.take(sorted(place.values())), durable=True))  # before the others go
+            gone.discard(self._write(rows.take(sorted(place.values())), durable=True))  # before the others are deleted
         for shard in gone:
             (self.folder / shard).unlink(missing_ok=True)
             self._forget(shard)
 
     def _write(self, table: pa.Table, durable: bool = False) -> str:
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)  # for those who read it alone
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)  # for other readers
         content = buffer.getvalue()
         shard = f"{table.num_rows:06d}-{_digest(content)}.parquet"
         with written_file(self.folder / shard, durable) as part, part.open("wb") as file:
@@ -342,7 +342,7 @@ class _Table:
         self._rows = {key: place for key, place in self._rows.items() if self._names[place >> ROW_BITS] != shard}
 
     def _refresh(self) -> None:
-        """See the shards that other processes have written or merged."""
+        """Pick up the shards that other processes have written or merged."""
         changed_at = _changed_at(self.folder)
         if changed_at in (0, self._seen_at):
             return
@@ -366,7 +366,7 @@ class _Table:
             self._rows[bytes.fromhex(key)] = number << ROW_BITS | row
 
     def _forget(self, shard: str) -> None:
-        """Drop a shard that is gone; its rows stand in the one into which it was merged."""
+        """Drop a deleted shard; its rows are in the shard it was merged into."""
         self._shards.discard(shard)
         self._own.discard(shard)
         self._held.pop(shard, None)
@@ -382,10 +382,10 @@ class _Table:
 
 
 def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
-    """A shard's columns, if it holds what was written.
+    """Read a shard's columns, after checking that its content is what was written.
 
     Raises:
-        DamagedShard: it does not: a bit has changed, or it is not a shard at all.
+        DamagedShard: it is not: a bit has changed, or the file is not a shard at all.
         OSError: the file cannot be read.
     """
     content = shard.read_bytes()
@@ -407,7 +407,7 @@ def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _problem(table: pa.Table, rows: int) -> str:
-    """What cannot be so in a shard."""
+    """Describe what is invalid in a shard; empty if nothing is."""
     if table.num_rows != rows:
         return f"it has {table.num_rows} rows, and {rows} by its name"
     if any(table[name].null_count for name in table.column_names if name != "revision"):
@@ -429,10 +429,10 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _identity(shard: Path) -> dict[str, Any]:
-    """The aligner of which a shard is, by its first row.
+    """The identity of the aligner that made a shard, from its first row.
 
     Raises:
-        DamagedShard: it lies in the folder of another one.
+        DamagedShard: the shard is in the folder of another aligner.
     """
     table = _read(shard, ["model", "revision", "settings"])
     try:
@@ -455,20 +455,21 @@ def _digest(content: Any) -> str:
 
 
 def _checksum(shard: str) -> str | None:
-    """What the name of a shard says of its content; None if version 0.1 wrote it."""
+    """The checksum in a shard's name; None if version 0.1 wrote it."""
     digits = shard.partition("-")[2].removesuffix(".parquet")
     return digits if len(digits) == 40 else None
 
 
 def _is_refusal(error: OSError) -> bool:
-    """Whether a folder may only be read."""
+    """Whether an error means that a folder is read-only."""
     return isinstance(error, PermissionError) or error.errno == errno.EROFS
 
 
 def _changed_at(folder: Path) -> int:
-    """When a folder's list of files last changed, in ns; 0 if there is none, and another value each time just after.
+    """When a folder's list of files last changed, in ns; 0 if there is no folder.
 
-    A clock ticks too slowly to tell a change of just now from the next one.
+    Just after a change, every call returns a different value: the clock ticks too slowly to tell one change from the
+    next.
     """
     try:
         changed_at = folder.stat().st_mtime_ns

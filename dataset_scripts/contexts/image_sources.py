@@ -1,6 +1,6 @@
-"""Where images come from: a corpus of posts, a folder, a pattern or a list of files, or any data set with images.
+"""Image sources: a corpus of posts, a folder, a pattern or list of files, or any data set with images.
 
-All give `(id, image)` pairs; the image is a path, a file's bytes, or None where there is none.
+Each yields `(id, image)` pairs; the image is a path, the bytes of a file, or None if there is no image.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class ImageSet:
     """Images with their ids.
 
     Attributes:
-        pairs: a fresh iterator over `(id, image)`; nothing but what is asked for is read.
-        count: how many there are; None if that is not known beforehand.
-        context_files: files with further kinds of context that belong to the images.
+        pairs: returns a new iterator over `(id, image)`, which reads lazily.
+        count: the number of images; None if it is not known beforehand.
+        context_files: files with further kinds of context for the images.
     """
 
     pairs: Iterator[tuple[str, ImageSource | None]]
@@ -41,14 +41,14 @@ class ImageSet:
 
 
 def corpus_images(corpus: str, images_dir: str | None = None) -> ImageSet:
-    """The image of every post of a corpus, by the id that the post has in its file.
+    """The image of every post of a corpus, by the post's id in its file.
 
     Args:
         corpus: a folder with `train.txt`, `valid.txt`, `test.txt`, or `sample_posts`.
-        images_dir: folder of the images; None is `images` in the corpus' folder.
+        images_dir: folder of the images. Default: `images` in the corpus' folder.
 
     Raises:
-        ValueError: a folder or all text files are missing, or a line is malformed.
+        ValueError: a folder is missing, all text files are missing, or a line is malformed.
     """
     if corpus == "sample_posts":
         sample = CONFIGS[corpus]
@@ -64,14 +64,13 @@ def corpus_images(corpus: str, images_dir: str | None = None) -> ImageSet:
 def file_images(files: str) -> ImageSet:
     r"""The images of a folder (and the folders in it), of a pattern such as `photos/*.jpg`, or of a list of files.
 
-    An id is the file's path below the folder or the pattern's fixed part, without its suffix if that leaves the ids
-    different. Bytes of a name that are not UTF-8 are escaped (`caf\xe9`), as an id is text.
+    An id is the file's path relative to the folder or to the fixed part of the pattern. The suffix is dropped if the
+    ids stay unique. Bytes of a name that are not UTF-8 are escaped (`caf\xe9`), because ids are text.
 
-    A list has one path a line, relative to the list's folder; a path that does not exist is an image that
-    is missing.
+    A list has one path per line, relative to the list's folder. A path that does not exist counts as a missing image.
 
     Raises:
-        ValueError: there is no such folder or file, or no image in it.
+        ValueError: the folder or file does not exist, or holds no image.
     """
     path = Path(files).expanduser()
     if path.is_dir():
@@ -106,7 +105,7 @@ def file_images(files: str) -> ImageSet:
     seen: Counter[str] = Counter()
     pairs = {}
     for name, file in zip(ids, found, strict=True):
-        seen[name] += 1  # another file may be called as the escape is written
+        seen[name] += 1  # another file's name may equal the escaped one
         pairs[name if seen[name] == 1 else f"{name}#{seen[name]}"] = str(file)
     return ImageSet(iter(pairs.items()), len(pairs))
 
@@ -118,17 +117,17 @@ def dataset_images(
     image_column: str | None = None,
     id_column: str | None = None,
 ) -> ImageSet:
-    """The images of any data set that `datasets.load_dataset` knows, streamed: no more than a few rows are held.
+    """The images of any data set that `datasets.load_dataset` can load, streamed a few rows at a time.
 
     Args:
         name: a repository on the Hub or a local folder.
         configuration: the data set's configuration, if it has several.
         split: the split.
-        image_column: the column of images; None is the only one there is.
+        image_column: the column of images. Default: the only image column.
         id_column: the column of ids; None numbers the rows from 0.
 
     Raises:
-        ValueError: there is no such data set, split or column, or several columns hold images.
+        ValueError: the data set, split or column does not exist, or several columns hold images.
     """
     try:
         rows = datasets.load_dataset(name, configuration, split=split, streaming=True)
@@ -160,7 +159,7 @@ def dataset_images(
 
 
 def _content(image: dict[str, Any]) -> ImageSource | None:
-    """The image's bytes or path; a member of an archive, or a file of the data set's own repository, is read here."""
+    """The image's bytes or path. Archive members and files of the data set's own repository are read here."""
     content, path = image.get("bytes"), image.get("path")
     if content or not path:
         return content or None

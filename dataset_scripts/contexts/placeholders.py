@@ -1,7 +1,7 @@
-"""Placeholders: one picture that stands under many ids where an archive had none (method §7).
+"""Finds placeholders: one image saved under many ids because an archive had no image for them (method §7).
 
-They are pictures of mostly one colour, such as "no longer available" on grey, saved again and again. A captioner shown
-one invents, so that they count as missing.
+Placeholders are images of mostly one colour, such as "no longer available" on grey. A captioner invents captions for
+them, so they count as missing.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 
 COPIES = 10  # ids that share a plain picture before it counts as a placeholder
-SAME = 0.2  # share of the marks on two grounds that may differ: 0.02 to 0.1 in copies, 0.4 and more in other texts
-NOISE = 6  # of 255; what compression makes of an even ground
+SAME = 0.2  # share of marked fields that may differ; copies differ by 0.02 to 0.1, other texts by 0.4 or more
+NOISE = 6  # of 255; brightness noise from compression on an even background
 
 
 def placeholder_groups(fingerprints: Sequence[str], copies: int = COPIES) -> list[list[int]]:
-    """Which pictures are the same placeholder.
+    """Group the images that are the same placeholder.
 
     Args:
-        fingerprints: of every id's picture its `plain_fingerprint`; empty if it has none.
-        copies: a picture that stands under so many ids is a placeholder; 0: none is.
+        fingerprints: the `plain_fingerprint` of every id's image; empty if it has none.
+        copies: the number of ids from which an image counts as a placeholder; 0: no image does.
 
     Returns:
-        For every placeholder the places of its copies, in order; the most frequent one first.
+        For each placeholder, the positions of its copies in order; the most frequent placeholder first.
     """
     if not copies:
         return []
@@ -31,7 +31,7 @@ def placeholder_groups(fingerprints: Sequence[str], copies: int = COPIES) -> lis
     for place, fingerprint in enumerate(fingerprints):
         if fingerprint:
             groups.setdefault(fingerprint, []).append(place)
-    # Equal ones first, most frequent first, so that each near copy joins the group of its original.
+    # Group equal fingerprints, most frequent first, so that each near copy joins the group of its original.
     distinct = sorted(groups, key=lambda fingerprint: (-len(groups[fingerprint]), groups[fingerprint]))
     shapes = np.array([int(fingerprint[:2], 16) for fingerprint in distinct], dtype=np.int16)
     marks = np.array([_marks(fingerprint) for fingerprint in distinct]).reshape(-1, 1024)  # (pictures, 32 · 32)
@@ -54,7 +54,7 @@ def placeholder_groups(fingerprints: Sequence[str], copies: int = COPIES) -> lis
 
 
 def _marks(fingerprint: str) -> np.ndarray:
-    """By how much each of 32 × 32 fields is brighter than the ground; 0 where that may be noise."""
+    """How much brighter each of 32 × 32 fields is than the background; 0 where this may be noise."""
     fields = np.frombuffer(bytes.fromhex(fingerprint[2:]), dtype=np.uint8).astype(np.float32)
     depths = fields - np.median(fields)
     return np.where(np.abs(depths) > NOISE, depths, 0)

@@ -1,7 +1,7 @@
-"""Posts in columns of text, as the Twitter corpora write them.
+"""Reads posts in CoNLL format, as used by the Twitter corpora.
 
-An `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. A file is cut at newlines and TABs and nowhere
-else: in these corpora U+00A0, U+0085 and the like are tokens.
+A post is an `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. Files are split only at newlines and
+TABs: in these corpora U+00A0, U+0085 and the like are tokens.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
 
 
 class CorpusFault(ValueError):
-    """A fault in a file of a corpus, told as `train.txt, line 214: "Chicago" has no tag (expected token<TAB>tag)`.
+    """A fault in a file of a corpus, reported as `train.txt, line 214: "Chicago" has no tag (expected token<TAB>tag)`.
 
-    Readers raise the first one they meet, or go on and collect them all in the list given as `faults`.
+    Readers raise the first fault, or, given a list as `faults`, collect all faults in it and go on.
 
     Attributes:
-        file: what the file is called.
-        line: the number of the line, from 1; None for the file as a whole.
+        file: the name of the file in messages.
+        line: the line number, from 1; None for the file as a whole.
         problem: what is wrong, and what was expected.
-        unit: what `line` numbers: `line`, or `row` in a file without lines.
+        unit: what `line` counts: `line`, or `row` in a file without lines.
     """
 
     def __init__(self, file: str, line: int | None, problem: str, unit: str = "line") -> None:
@@ -41,7 +41,7 @@ class CorpusFault(ValueError):
 
 
 class UnknownTag(CorpusFault):
-    """A tag that is not in the tag set: `tag`, and the `nearest` one that is."""
+    """A `tag` that is not in the tag set; `nearest` is the closest one that is."""
 
     def __init__(self, file: str, line: int, tag: str, reading: TagScheme, rename: Mapping[str, str]) -> None:
         self.tag = tag
@@ -52,22 +52,22 @@ class UnknownTag(CorpusFault):
 
 
 def found(fault: CorpusFault, faults: list[CorpusFault] | None, cause: Exception | None = None) -> None:
-    """Put a fault on the list, or raise it where there is none."""
+    """Append a fault to the list, or raise it if there is no list."""
     if faults is None:
         raise fault from cause
     faults.append(fault)
 
 
 class Post(NamedTuple):
-    """A post as its file spells it.
+    """A post as written in its file.
 
     Attributes:
         id: the post's name, unique in its file.
-        image_id: the id in the file, by which its image and context are found; differs from `id` where one id stands
-            over several posts.
+        image_id: the id in the file, by which its image and context are found; differs from `id` if several posts in
+            the file have the same id.
         words: the tokens.
-        tags: one tag a token.
-        first_line: the number of the line with the first token; the others follow line by line.
+        tags: one tag per token.
+        first_line: the line number of the first token; the others follow, one per line.
     """
 
     id: str
@@ -78,13 +78,13 @@ class Post(NamedTuple):
 
 
 class TaggedPost(NamedTuple):
-    """A post with its tags as ids of a tag scheme, repaired, and the entities that they spell.
+    """A post with its repaired tags, as ids of a tag scheme, and the entities they encode.
 
     Attributes:
-        post: the post as its file spells it.
-        tag_ids: one tag a token, well-formed.
-        entities: the entities of the lenient reading.
-        repairs: the tokens, by their place in the post, whose tags were not well-formed.
+        post: the post as written in its file.
+        tag_ids: one well-formed tag per token.
+        entities: the entities under the lenient reading.
+        repairs: positions in the post of the tokens whose tags were not well-formed.
     """
 
     post: Post
@@ -99,7 +99,7 @@ class TaggedPost(NamedTuple):
 
     @property
     def strict_entities(self) -> list[Span]:
-        """The entities that are well-formed as the file spells them: those that a strict scorer counts."""
+        """The entities that are well-formed as written in the file: those that a strict scorer counts."""
         return [entity for entity in self.entities if not any(entity.start <= i < entity.end for i in self.repairs)]
 
 
@@ -113,29 +113,29 @@ def read_posts(
 ) -> tuple[list[Post], Counter[str]]:
     """Read the posts of one file.
 
-    An id that stands over several posts is kept: the second post with the id `x` gets the id `x#2`. An `IMGID:` line
-    with no token below it is left out. Both are counted.
+    Posts with a repeated id are kept: the second post with the id `x` gets the id `x#2`. An `IMGID:` line with no
+    token below it is skipped. Both are counted.
 
-    With `faults`, nothing is raised: every fault goes on that list and reading goes on. A bad line stays a token of
-    its post (the first column with the last one as its tag; `O` for no tag, U+FFFD for no token), so that the lines
-    below keep their numbers. Tokens below no id, or below one without a name, are numbered as if none were required.
-    Bytes that are not UTF-8 become U+FFFD.
+    With `faults`, nothing is raised: every fault is appended to that list and reading continues. A malformed line
+    stays a token of its post, so that the tokens after it keep their line numbers. Its first column becomes the token
+    and its last one the tag (`O` for no tag, U+FFFD for no token). Posts without an id, or with an empty one, are
+    numbered as if ids were not required. Bytes that are not UTF-8 become U+FFFD.
 
     Args:
         data: the file's bytes.
-        name: what error messages call the file.
-        ids_required: whether tokens need an `IMGID:` line above them; if not, posts without one are numbered.
-        numbered_as: the ids of numbered posts begin with this, as in `train-17` for the 17th post.
-        faults: where all faults are collected; None raises the first one.
+        name: the file's name in error messages.
+        ids_required: whether every post needs an `IMGID:` line; if not, posts without one are numbered.
+        numbered_as: prefix for the ids of numbered posts, as in `train-17` for the 17th post.
+        faults: list that collects all faults; None raises the first one.
 
     Returns:
-        The posts, and how often something was passed over: `posts_empty`, `posts_without_id` (of a file that has ids;
-        a blank line inside a post makes one), `ids_repeated`, `carriage_returns` (Windows line ends) and
+        The posts, and counts of what was skipped or changed: `posts_empty`, `posts_without_id` (only in a file with
+        ids; a blank line inside a post causes one), `ids_repeated`, `carriage_returns` (Windows line endings) and
         `byte_order_marks`.
 
     Raises:
-        CorpusFault: the file is empty or not UTF-8, a line is malformed, or tokens stand before any id. The message
-            names file, line and what was expected.
+        CorpusFault: the file is empty or not UTF-8, a line is malformed, or a token has no id above it. The message
+            names the file, the line and what was expected.
     """
     counts = Counter(posts_empty=0, posts_without_id=0, ids_repeated=0, carriage_returns=0, byte_order_marks=0)
     posts: list[Post] = []
@@ -161,7 +161,7 @@ def read_posts(
                 ids[image_id] += 1
                 unique_id = f"{image_id}#{ids[image_id]}"
             taken.add(unique_id)
-            counts["posts_without_id"] += not given_id and not ids_required  # where they are, it is a fault
+            counts["posts_without_id"] += not given_id and not ids_required  # where ids are required, this is a fault
             post = Post(unique_id, image_id, [], [], number + (given_id is not None))
             posts.append(post)
         if given_id is None:
@@ -174,7 +174,7 @@ def read_posts(
         found(CorpusFault(name, None, problem), faults)
     counts["posts_empty"] = len(posts) - len(with_words)
     if counts["posts_without_id"] == len(posts):
-        counts["posts_without_id"] = 0  # a file without ids
+        counts["posts_without_id"] = 0  # the file has no ids at all
     return with_words, counts
 
 
@@ -187,17 +187,17 @@ def read_tags(
 ) -> list[TaggedPost]:
     """Read the tags of one file's posts, in BIO or BIOES, into `scheme`.
 
-    An `I-` or `E-` that continues no entity begins one: it becomes `B-` (or `S-`).
+    An `I-` or `E-` tag that does not continue an entity starts a new one: it becomes `B-` (or `S-`).
 
     Args:
         posts: the posts of one file.
-        name: what error messages call the file.
-        scheme: the tag set to write.
+        name: the file's name in error messages.
+        scheme: the target tag set.
         rename: entity types of the file that have another name in `scheme`.
-        faults: where all unknown tags are collected, each then read as `O`; None raises the first one.
+        faults: list that collects all unknown tags, which are then read as `O`; None raises the first one.
 
     Returns:
-        The posts in their order, each with the places of its tags that were repaired.
+        The posts in order, each with the positions of its repaired tags.
 
     Raises:
         UnknownTag: a tag is not in the tag set. The message names file, line, tag set and the nearest tag.
@@ -223,12 +223,12 @@ def read_tags(
 
 
 def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | None = None) -> list[str]:
-    """The entity types in the posts of one file, sorted, so that they do not depend on the order of its lines.
+    """The entity types in the posts of one file, sorted, so that they do not depend on line order.
 
-    With `faults`, a tag of no type goes on that list and is passed over.
+    With `faults`, a tag that has no type is appended to that list and skipped.
 
     Raises:
-        CorpusFault: a tag is neither `O` nor a prefix of BIO or BIOES with a type. The message names file and line.
+        CorpusFault: a tag is neither `O` nor a BIO or BIOES prefix with a type. The message names file and line.
     """
     types = set()
     for post in posts:
@@ -247,7 +247,7 @@ def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | N
 
 
 def is_invisible(word: str) -> bool:
-    """Whether a word shows nothing: blanks, control and format characters, variation selectors only."""
+    """Whether a word has no visible character: only blanks, control and format characters, variation selectors."""
     return all(
         unicodedata.category(character) in _INVISIBLE_CATEGORIES
         or 0xFE00 <= ord(character) <= 0xFE0F
@@ -261,7 +261,7 @@ def quote(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 
-@lru_cache  # a file with one wrong tag mostly has it a thousand times
+@lru_cache  # a file with one wrong tag usually repeats it a thousand times
 def _nearest(tag: str, known: tuple[str, ...]) -> str:
     upper_case = {label.upper(): label for label in known}
     return upper_case[difflib.get_close_matches(tag.upper(), upper_case, n=1, cutoff=0)[0]]
@@ -306,7 +306,7 @@ def _columns(line: str, name: str, number: int, faults: list[CorpusFault] | None
 
 
 def text_counts(tagged: Sequence[TaggedPost], passed_over: Mapping[str, int], scheme: TagScheme) -> dict[str, Any]:
-    """What a split's text holds, as in `MnerDataset.report`: from the posts, and what `read_posts` passed over."""
+    """The text counts of a split, as in `MnerDataset.report`: from its posts and the counts of `read_posts`."""
     entities = Counter(entity.type for post in tagged for entity in post.entities)
     return {
         "posts": len(tagged),

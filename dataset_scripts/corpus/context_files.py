@@ -1,4 +1,4 @@
-"""Files of visual contexts: JSON lines or Parquet, one row for every id."""
+"""Reads and writes visual context files: JSON lines or Parquet, one row per id."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ HUB_CONFIGURATION = "visual_context"
 def read_contexts(
     paths: Sequence[str | os.PathLike[str]], faults: list[CorpusFault] | None = None
 ) -> dict[str, VisualContext]:
-    """The visual contexts of several files by id; the kinds that they give for one id are put together.
+    """Read the visual contexts of several files by id; the kinds that they give for one id are merged.
 
     Args:
         paths: JSON lines or Parquet.
-        faults: where all faults are collected, the rows then passed over; None raises the first one.
+        faults: list that collects all faults, whose rows are then skipped; None raises the first one.
 
     Raises:
         CorpusFault: a file holds no context, a row is malformed, or an id has the same kind twice.
-        ValueError: there is no such file, or it is not named as one of the two formats.
+        ValueError: a file does not exist, or its suffix is not that of one of the two formats.
     """
     contexts: dict[str, VisualContext] = {}
     for path in map(Path, paths):
@@ -50,7 +50,7 @@ def read_contexts(
 
 
 def check_context_file(path: Path) -> None:
-    """Raise a ValueError if there is no such file, or it is not named as one of the two formats."""
+    """Raise a ValueError if the file does not exist, or its suffix is not that of one of the two formats."""
     if path.suffix not in CONTEXT_SUFFIXES:
         raise ValueError(f"the context file {path} is neither {' nor '.join(CONTEXT_SUFFIXES)}")
     if not path.is_file():
@@ -58,13 +58,13 @@ def check_context_file(path: Path) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise a ValueError if a file of contexts cannot have this name."""
+    """Raise a ValueError if the suffix is not that of a context file."""
     if path.suffix not in CONTEXT_SUFFIXES:
         raise ValueError(f"{path}: the name ends in neither {' nor '.join(CONTEXT_SUFFIXES)}")
 
 
 def join_contexts(first: VisualContext, second: VisualContext) -> VisualContext:
-    """Both contexts in one; a kind of which the second one knows is the second one's."""
+    """Merge two contexts; where both have a kind, the second takes precedence."""
     known = second.kinds.keys() | second.provenance.keys()
     kept = {kind: strings for kind, strings in first.kinds.items() if kind not in known}
     origins = {kind: origin for kind, origin in first.provenance.items() if kind not in known}
@@ -72,10 +72,10 @@ def join_contexts(first: VisualContext, second: VisualContext) -> VisualContext:
 
 
 def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualContext]) -> bool:
-    """Write the contexts by id, as a whole or not at all; False if the file held just these before.
+    """Write the contexts by id, atomically. Returns False if the file already held exactly these.
 
     Raises:
-        ValueError: the file is named as neither of the two formats.
+        ValueError: the file's suffix is not that of one of the two formats.
     """
     path = Path(path)
     check_suffix(path)
@@ -93,9 +93,9 @@ def write_contexts(path: str | os.PathLike[str], contexts: Mapping[str, VisualCo
 
 
 def context_dataset(contexts: Mapping[str, VisualContext]) -> datasets.Dataset:
-    """The contexts as a data set: `id`, a list of strings for every kind, and `provenance` as JSON.
+    """The contexts as a data set: `id`, a list of strings per kind, and `provenance` as JSON.
 
-    It has nothing of the posts, neither words nor tags.
+    It holds neither words nor tags of the posts.
     """
     kinds = list(dict.fromkeys(kind for c in contexts.values() for kind in (*c.kinds, *c.provenance)))
     text = datasets.Value("string")
@@ -114,7 +114,7 @@ def _context_rows(path: Path, faults: list[CorpusFault] | None) -> Iterator[tupl
                 pyarrow.BufferReader(path.read_bytes()), page_checksum_verification=True
             ) as file:
                 rows = file.read().to_pylist()
-        # Nothing but the content is left to be wrong, and Arrow says it with whatever error it likes.
+        # Only the content can be wrong here, and Arrow raises many different errors for that.
         except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
             found(CorpusFault(str(path), None, f"is not a Parquet file: {_said(error)}"), faults, error)
             return
@@ -132,7 +132,7 @@ def _context_rows(path: Path, faults: list[CorpusFault] | None) -> Iterator[tupl
 
 def _json(line: bytes) -> Any:
     row = json.loads(line.decode("utf-8"), object_pairs_hook=_without_twice)
-    if rb"\ud" in line.lower():  # half of a surrogate pair, as a cut emoji leaves it
+    if rb"\ud" in line.lower():  # half of a surrogate pair, as left by a truncated emoji
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     return row
 

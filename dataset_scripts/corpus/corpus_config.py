@@ -1,4 +1,4 @@
-"""Where a corpus lies, how it is read, and which published one it is."""
+"""Configuration of a corpus: its location, how to read it, and which published corpus it is."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ WITHOUT_LICENCE = ("twitter2015", "twitter2017", "snap")
 
 @dataclass
 class MnerConfig(datasets.BuilderConfig):
-    """Where a corpus lies and how its tags are read. All paths are local.
+    """The location of a corpus and how to read its tags. All paths are local.
 
     Attributes:
         name: `sample_posts` (the embedded corpus), `twitter2015`, `twitter2017`, `snap` or `conll` (any tag set).
         data_dir: folder with the text files: `train.txt`, `valid.txt` (or `validation`, `val`, `dev`), `test.txt`.
-            Only the splits that are there are built.
-        images_dir: folder with the images, `<id>.jpg` (or another of `IMAGE_SUFFIXES`); None for text only.
-        context_files: visual contexts, JSONL or Parquet with one row an id: `{"id": …, "<kind>": [str, …], …,
-            "source": {"<kind>": who made it}}`. Several files are merged by id. None given: those that the corpus
-            brings (`sample_posts`), or no contexts.
-        types: entity types in the order of the labels; None collects them, sorted, from the training file.
-        other_as_misc: whether the type OTHER (Twitter-15's name) becomes MISC; if not, the file's name is kept.
+            Only the splits that exist are built.
+        images_dir: folder with the images, `<id>.jpg` (or another of `IMAGE_SUFFIXES`); None: text only.
+        context_files: visual contexts, JSONL or Parquet with one row per id: `{"id": …, "<kind>": [str, …], …,
+            "source": {"<kind>": who made it}}`. Several files are merged by id. Default: the files that come with the
+            corpus (`sample_posts`), otherwise no contexts.
+        types: entity types in label order; None collects them from the training file, sorted.
+        other_as_misc: whether to rename the type OTHER (used by Twitter-15) to MISC; if not, it is kept.
         ids_required: whether every post needs an `IMGID:` line; if not, posts without one are numbered.
     """
 
@@ -59,7 +59,7 @@ class MnerConfig(datasets.BuilderConfig):
     ids_required: bool = True
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """The name of the cached data set: it changes when a setting, a text, a context or an image changes."""
+        """The name of the cached data set. It changes when a setting, a text, a context or an image changes."""
         if self.data_files is not None:
             raise ValueError("MnerDataset takes data_dir=FOLDER, not data_files")
         if self.name == "sample_posts" and self.data_dir != str(SAMPLE_POSTS):
@@ -70,7 +70,7 @@ class MnerConfig(datasets.BuilderConfig):
         return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
 
     def fingerprint(self) -> dict[str, Any]:
-        """The settings and all that is read, as JSON values: texts and contexts by sha256, images by size and time."""
+        """The settings and inputs, as JSON values: texts and contexts by sha256, images by size and mtime."""
         stats = [(path, os.stat(path)) for path in self.image_files()]
         return {
             "settings": [self.types, self.other_as_misc, self.ids_required],
@@ -80,10 +80,10 @@ class MnerConfig(datasets.BuilderConfig):
         }
 
     def text_files(self) -> dict[str, Path]:
-        """The text files that are there, by split.
+        """The existing text files, by split.
 
         Raises:
-            ValueError: the folder is missing or holds none of them, or two of them name one split.
+            ValueError: the folder is missing or holds no text file, or two files belong to the same split.
         """
         wanted = ", ".join(name for names in SPLIT_FILES.values() for name in names)
         if self.data_dir is None:
@@ -102,7 +102,7 @@ class MnerConfig(datasets.BuilderConfig):
         """The context files.
 
         Raises:
-            ValueError: one is missing, or is neither JSONL nor Parquet.
+            ValueError: a file is missing, or is neither JSONL nor Parquet.
         """
         given = [self.context_files] if isinstance(self.context_files, (str, os.PathLike)) else self.context_files
         if not given and self.name == "sample_posts":
@@ -139,11 +139,11 @@ def _local_folder(name: str, path: str | os.PathLike[str], way_out: str) -> Path
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a text file, by which `KNOWN_FILES` knows it."""
+    """The sha256 of a text file, as listed in `KNOWN_FILES`."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# Raise the version whenever the same files are to give other rows: cached data sets are told apart by it.
+# Raise the version whenever the same files yield different rows: the cache is keyed by it.
 VERSION = datasets.Version("1.0.0")
 CONFIGS = {
     config.name: config

@@ -1,4 +1,4 @@
-"""The images of a corpus: which post has which, and whether it can be read."""
+"""The images of a corpus: which image belongs to which post, and whether it can be read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 class Verdict(NamedTuple):
-    """What the examination of a post's image says.
+    """The result of examining a post's image.
 
     Attributes:
         state: one of `IMAGE_STATES`.
         sha256: of the file, if the image is present.
         reason: why it cannot be read, if it is unreadable.
-        fingerprint: of a picture of mostly one colour, by which its copies are told (`plain_fingerprint`).
+        fingerprint: of an image of mostly one colour, used to recognise its copies (`plain_fingerprint`).
     """
 
     state: str
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 def images_by_id(images: Sequence[str]) -> dict[str, str]:
-    """Image files by the ids that find them: the name, and the name without its suffix (`.jpg` takes precedence)."""
+    """Map ids to image files. An id is the file name, with or without its suffix (`.jpg` takes precedence)."""
     found: dict[str, str] = {}
     for suffix in IMAGE_SUFFIXES:
         for path in images:
@@ -44,7 +44,7 @@ def images_by_id(images: Sequence[str]) -> dict[str, str]:
 
 
 def examine_image(path: str) -> Verdict:
-    """Whether an image file opens and shows anything."""
+    """Check whether an image file can be opened and is not blank."""
     try:
         image = open_image(path)
         if is_blank(image):
@@ -55,8 +55,8 @@ def examine_image(path: str) -> Verdict:
 
 
 def examine_images(paths: Iterable[str], threads: int | None = None) -> dict[str, Verdict]:
-    """The verdict on every image file; `threads` decode them, by default one a core."""
-    # Decoding releases the GIL, so that threads are enough and the verdicts stay in this process.
+    """Examine every image file, in `threads` threads (default: one per core)."""
+    # Decoding releases the GIL, so threads are enough and the verdicts stay in this process.
     paths = sorted(paths)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         verdicts = pool.map(examine_image, paths)

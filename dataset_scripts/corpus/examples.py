@@ -1,4 +1,4 @@
-"""Posts as they are trained on, and the order in which an epoch takes them."""
+"""Training examples, and their order in an epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from modeling_ita.visual_context import VisualContext
 def read_examples(
     rows: datasets.Dataset, given: TagScheme, scheme: TagScheme, *, with_images: bool = False
 ) -> list[Example]:
-    """The posts of a split, their tags turned from the corpus' scheme into the model's.
+    """The posts of a split, with tags converted from the corpus' scheme to the model's.
 
     Args:
         rows: the split.
         given: the corpus' tag set.
         scheme: the model's tag set.
-        with_images: whether the model looks at images; they are named here, and not opened.
+        with_images: whether the model uses images; they are referenced here, not opened.
     """
     wanted = ["id", "words", "tags", "context", *(["image"] if with_images else [])]
     rows = rows.select_columns([column for column in wanted if column in rows.column_names])
@@ -38,9 +38,9 @@ def read_examples(
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: every post once, neighbours in length together, all of nearly one size.
+    """The batches of one epoch: every post once, posts of similar length together, batches of nearly equal size.
 
-    A function of its arguments alone, so that training resumes in the middle of an epoch without replaying it.
+    Depends only on its arguments, so training can resume mid-epoch without replaying it.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = get_length_grouped_indices(list(lengths), batch_size, generator=generator)

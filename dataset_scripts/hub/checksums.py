@@ -1,4 +1,4 @@
-"""Checksums of a corpus: with them, whoever has it can see that it is the same one, and nobody else gets it."""
+"""Checksums of a corpus: owners of a copy can verify it, and the corpus itself is not published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEATURES = datasets.Features(
 
 
 class Difference(NamedTuple):
-    """What two copies of a corpus differ in: a post of a split, and what is different about it."""
+    """A difference between two copies of a corpus: a post of a split, and what differs in it."""
 
     split: str
     id: str
@@ -33,24 +33,24 @@ def words_sha256(words: list[str]) -> str:
 
 
 def checksum_dataset(posts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
-    """A row for every post: `id`, `split`, `words_sha256`, `image_sha256` (null where it has none) and `num_words`.
+    """One row per post: `id`, `split`, `words_sha256`, `image_sha256` (null if it has no image) and `num_words`.
 
     Args:
-        posts: by split, the rows of `MnerDataset`.
+        posts: the rows of `MnerDataset`, by split.
 
     Raises:
-        OSError: an image cannot be read any more.
+        OSError: an image can no longer be read.
     """
     return datasets.Dataset.from_list(list(_rows(posts)), FEATURES)
 
 
 def compare_checksums(here: datasets.Dataset, there: datasets.Dataset, images: bool = True) -> list[Difference]:
-    """What differs, in the order of the published rows; posts that are only here come last.
+    """Compare checksums. Differences are in the order of the published rows; posts found only locally come last.
 
     Args:
         here: the checksums of your own copy, see `checksum_dataset`.
-        there: those that were published.
-        images: whether images are compared.
+        there: the published checksums.
+        images: whether to compare images.
     """
     own = {(row["split"], row["id"]): row for row in here}
     differences = []

@@ -1,4 +1,4 @@
-"""The cards of data sets on the Hub: what a corpus holds, its known noise, how it is loaded, its licence."""
+"""Data set cards for the Hub: contents of a corpus, its known noise, how to load it, its licence."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def dataset_card(
     link, or a key of the metadata.
 
     Args:
-        repo_id: the data set's place on the Hub, which the examples load.
-        report: see `MnerDataset.report`. Nothing of the paths in it but the files' names gets into the card.
-        labels: the tag set, in its order.
-        contexts: the visual contexts that are pushed with the posts.
+        repo_id: the data set's repository on the Hub, which the code examples load.
+        report: see `MnerDataset.report`. Of its paths, only the file names appear in the card.
+        labels: the tag set, in order.
+        contexts: the visual contexts pushed with the posts.
         part: `posts` or `checksums`.
-        license: the Hub's name of a licence; None is the corpus' own one, or `unknown`.
-        language: code of the posts' language; None is English for the corpora known by name, else left open.
-        i_have_the_rights: whether the one who pushes says so.
+        license: the Hub's identifier of a licence. Default: that of the corpus, or `unknown`.
+        language: code of the posts' language. Default: English for the corpora known by name, otherwise unset.
+        i_have_the_rights: whether the uploader declares to have the rights.
     """
     splits = report["splits"]
     known_as = [file["known_as"] for file in report["data"].values()]
@@ -151,12 +151,12 @@ def dataset_card(
 
 
 def merged_card(before: str, card: DatasetCard, part: str) -> DatasetCard:
-    """The card as it is to be on the Hub: what people wrote there stays, our part of it is replaced.
+    """Merge a new card into the one on the Hub: text written by people stays, the generated part is replaced.
 
     Args:
-        before: the card that is on the Hub, or nothing.
-        card: the new one, of `dataset_card`.
-        part: which part of it was written.
+        before: the text of the card on the Hub, or an empty string.
+        card: the new card, from `dataset_card`.
+        part: which part the new card describes.
 
     Raises:
         ValueError: the metadata of the card on the Hub cannot be read.
@@ -183,7 +183,7 @@ def merged_card(before: str, card: DatasetCard, part: str) -> DatasetCard:
 
 
 def aligner_table(kinds: Mapping[str, Mapping[str, Any]]) -> Markdown:
-    """A card's table of who made the contexts: by kind, `with_text`, `strings` and the `aligner`."""
+    """The card's table of aligners: per kind, `with_text`, `strings` and the `aligner`."""
     rows = (
         f"| {md(kind)} | {md(count['aligner']['model'])} | {md(count['aligner']['revision'])} | "
         f"{code(json.dumps(count['aligner']['settings']))} | {count['with_text']} | {count['strings']} |\n"
@@ -193,7 +193,7 @@ def aligner_table(kinds: Mapping[str, Mapping[str, Any]]) -> Markdown:
 
 
 def context_counts(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any]]:
-    """By kind, how many contexts have text, how many strings these are, and the aligner that made most of them."""
+    """Per kind, the number of contexts with text, the number of strings, and the aligner that made most of them."""
     counts: dict[str, Counter[str]] = {}
     aligners: dict[str, Counter[str]] = {}
     for context in contexts:
@@ -209,12 +209,12 @@ def context_counts(contexts: Iterable[VisualContext]) -> dict[str, dict[str, Any
 
 
 def size_category(rows: int) -> str:
-    """The Hub's name for a data set of so many rows."""
+    """The Hub's size category for a number of rows."""
     return next((name for too_many, name in SIZES.items() if rows < too_many), "n>1M")
 
 
 def _figures(splits: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The figures of every split, by what they count."""
+    """The figures of all splits, by what they count."""
     entities = {
         f"entities {entity_type}": entity_type for split in splits.values() for entity_type in split["entities"]
     }

@@ -1,4 +1,4 @@
-"""Contexts as a data set on the Hub, a configuration of their own."""
+"""Pushes contexts to the Hub as a separate configuration of a data set."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Captions and tags are guesses of models: they invent, and they carry the biases 
 def push_contexts(
     repository: str, contexts: Mapping[str, VisualContext], report: Mapping[str, Any], private: bool = False
 ) -> None:
-    """Put the contexts on the Hub: Parquet, as a configuration of their own, with a card.
+    """Push the contexts to the Hub as Parquet, in a separate configuration, with a card.
 
-    Of a data set that is there, the rows of this configuration are replaced, whatever kinds they had; its other
-    configurations stay, and so does all that its card says but for the card's table of aligners.
+    If the data set exists, all rows of this configuration are replaced, whatever kinds they had. Its other
+    configurations are kept, and so is its card except for the table of aligners.
 
     Raises:
-        OSError: the Hub cannot be reached, or refuses.
+        OSError: the Hub cannot be reached or refuses the push.
     """
     table = aligner_table(report["kinds"])
-    # As a DatasetDict: a Dataset alone would leave the columns that the card declares for the rows that were there.
+    # As a DatasetDict: a Dataset alone would keep the columns that the card declares for the old rows.
     splits = datasets.DatasetDict({"train": context_dataset(contexts)})
     try:
         splits.push_to_hub(repository, HUB_CONFIGURATION, private=private)
@@ -48,7 +48,7 @@ def push_contexts(
             card.text = CARD_TEXT.format(table=table)
         if card.text != before:
             card.push_to_hub(repository)
-    except HTTPError as error:  # no OSError if there is no connection
+    except HTTPError as error:  # not an OSError if there is no connection
         raise OSError(
             f"the contexts could not be pushed to {repository} (all is in the store: run this again): {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""A corpus as a data set on the Hub, in one commit."""
+"""Pushes a corpus to the Hub in one commit, and verifies a local copy against the Hub."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from modeling_ita.visual_context import VisualContext
 from modeling_ita.whole_files import working_folder, written_file
 
 POSTS = "default"
-SHARD_BYTES = 500_000_000  # of images in one Parquet file, which is made in memory
-BATCH_BYTES = 200_000_000  # of images at once; Arrow has no room for 2 GiB
+SHARD_BYTES = 500_000_000  # of images per Parquet file, which is built in memory
+BATCH_BYTES = 200_000_000  # of images at once; Arrow arrays are limited to 2 GiB
 
 
 class Corpus(Protocol):
-    """What of a data set's builder goes to the Hub; `dataset_scripts.mner.MnerDataset` is one."""
+    """The parts of a data set builder that a push needs; implemented by `dataset_scripts.mner.MnerDataset`."""
 
     config: MnerConfig
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was read, lost and repaired."""
+        """What was read, dropped and repaired."""
 
     def download_and_prepare(self) -> None:
-        """Read the corpus, if that was not done before."""
+        """Read the corpus, unless it was read before."""
 
     def as_dataset(self) -> Any:
         """The posts by split."""
@@ -55,30 +55,30 @@ def push_dataset(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Put a corpus on the Hub in one commit.
+    """Push a corpus to the Hub in one commit.
 
     The posts become the configuration `default` with the splits of the corpus: `id`, `words`, `tags` with their names,
-    and `image` with the bytes of the file, whatever these hold (a camera's EXIF too). What the images say becomes
-    `visual_context`, whose rows have the posts' ids. With `checksums_only` there is but the configuration `checksums`,
-    see `checksum_dataset`. Of a data set that is there the rows of these configurations are replaced; its other
-    configurations stay, and so does all that people wrote in its card. The Parquet files are written to the temporary
-    folder (`TMPDIR`) first.
+    and `image` with the bytes of the file, unchanged (including a camera's EXIF data). The visual contexts become the
+    configuration `visual_context`, whose rows have the posts' ids. With `checksums_only`, the only configuration is
+    `checksums`, see `checksum_dataset`. If the data set exists, the rows of these configurations are replaced; its
+    other configurations are kept, and so is the text that people wrote in its card. The Parquet files are first
+    written to the temporary folder (`TMPDIR`).
 
     Args:
-        builder: the corpus; it is prepared here if it is not yet.
-        repo_id: `owner/name` on the Hub; it is made if it is not there.
-        private: whether it is made private; None is as the owner's account has it.
-        license: the Hub's name of a licence. None keeps the one that the card has, else the corpus' own or `unknown`.
+        builder: the corpus; it is prepared here if necessary.
+        repo_id: `owner/name` on the Hub; created if it does not exist.
+        private: whether to create it as private. Default: the setting of the owner's account.
+        license: the Hub's identifier of a licence. Default: the one in the card, else that of the corpus or `unknown`.
         language: code of the posts' language.
-        i_have_the_rights: says that you may pass on a corpus that is known to have no licence.
-        checksums_only: whether nothing but checksums is pushed, which needs no rights.
-        revision: a branch, made if it is not there; None is the main one.
-        token: the Hub's token; None is the one of `hf auth login` or `HF_TOKEN`.
+        i_have_the_rights: declares that you may redistribute a corpus that is known to have no licence.
+        checksums_only: whether to push checksums only, which needs no rights.
+        revision: a branch, created if it does not exist. Default: the main branch.
+        token: the Hub token. Default: the one of `hf auth login` or `HF_TOKEN`.
 
     Raises:
-        ValueError: the corpus is known to have no licence and nobody said to have the rights, a file of it is missing
-            or malformed, or `private` is asked of a data set that is there and public.
-        OSError: the Hub cannot be reached, or refuses.
+        ValueError: the corpus is known to have no licence and `i_have_the_rights` is not set, a file is missing or
+            malformed, or `private` is requested for an existing public data set.
+        OSError: the Hub cannot be reached or refuses the push.
     """
     if not checksums_only and not i_have_the_rights:
         check_licence(builder.config)
@@ -107,7 +107,7 @@ def push_dataset(
                 card.data[key] = value
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=head)
         with working_folder(Path(tempfile.gettempdir(), "ita-push")) as folder:
-            # Not upload_folder, which makes several commits of a large folder.
+            # Not upload_folder, which splits a large folder into several commits.
             return api.create_commit(
                 repo_id,
                 _operations(configurations, there, card, folder),
@@ -121,10 +121,10 @@ def push_dataset(
 
 
 def check_licence(config: MnerConfig) -> None:
-    """Refuse a corpus that is known to have no licence, by the configuration's name or by the sha256 of a file.
+    """Refuse a corpus that is known to have no licence, by configuration name or by the sha256 of a file.
 
     Raises:
-        ValueError: it is one. The message says what may be done.
+        ValueError: the corpus has no licence. The message lists the options.
     """
     for path in config.text_files().values():
         known_as = KNOWN_FILES.get(file_sha256(path), "")
@@ -137,7 +137,7 @@ def check_licence(config: MnerConfig) -> None:
 
 
 def post_contexts(posts: Mapping[str, datasets.Dataset]) -> dict[str, VisualContext]:
-    """The visual contexts of a corpus by the ids of its posts, of all splits; posts without one are left out."""
+    """The visual contexts of all splits, by post id. Posts without one are left out."""
     return {
         row["id"]: VisualContext.from_dict(row["context"])
         for rows in posts.values()
@@ -149,18 +149,17 @@ def post_contexts(posts: Mapping[str, datasets.Dataset]) -> dict[str, VisualCont
 def verify_corpus(
     builder: Corpus, repo_id: str, revision: str | None = None, token: str | None = None
 ) -> list[Difference]:
-    """What differs between a corpus and the checksums of it that are on the Hub; nothing if it is the same one.
+    """Compare a corpus with its checksums on the Hub. The result is empty if they match.
 
     Args:
-        builder: the corpus; it is prepared here if it is not yet. Images are compared if both copies were read with
-            them.
+        builder: the corpus; it is prepared here if necessary. Images are compared if both copies have images.
         repo_id: `owner/name` of a data set with the configuration `checksums`.
         revision: a branch, tag or commit of it.
-        token: the Hub's token, as for `push_dataset`.
+        token: the Hub token, as for `push_dataset`.
 
     Raises:
         ValueError: a file of the corpus is missing or malformed.
-        OSError: there is no such data set or configuration, or the Hub cannot be reached.
+        OSError: the data set or configuration does not exist, or the Hub cannot be reached.
     """
     builder.download_and_prepare()
     here = checksum_dataset(builder.as_dataset())
@@ -185,15 +184,15 @@ def _configurations(
 
 
 def _folder(configuration: str) -> str:
-    """Where a configuration's files lie, named as `Dataset.push_to_hub` does."""
+    """The folder of a configuration's files, named as `Dataset.push_to_hub` does."""
     return "data" if configuration == POSTS else configuration
 
 
 def _repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
-    """The repository's full name; it is made if it is not there.
+    """The repository's full name. Creates the repository if it does not exist.
 
     Raises:
-        ValueError: it is public, and was to be private.
+        ValueError: it exists and is public, but `private` was requested.
     """
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
     if private and not api.repo_info(repo_id, repo_type="dataset").private:
@@ -204,7 +203,7 @@ def _repository(api: HfApi, repo_id: str, private: bool | None, revision: str | 
 
 
 def _card_at(api: HfApi, repo_id: str, commit: str | None) -> str:
-    """The text of the card that is on the Hub, or nothing."""
+    """The text of the card on the Hub, or an empty string."""
     try:
         path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=commit)
     except EntryNotFoundError:
@@ -215,7 +214,7 @@ def _card_at(api: HfApi, repo_id: str, commit: str | None) -> str:
 def _operations(
     configurations: Mapping[str, datasets.DatasetDict], there: list[str], card: DatasetCard, folder: Path
 ) -> list[CommitOperation]:
-    """Write all files; what is to be done with them, and with those of the same configurations that are there."""
+    """Write all files. Returns the commit operations that add them and delete old files of the same configurations."""
     files = {
         f"{_folder(name)}/{path.name}": path
         for name, splits in configurations.items()
@@ -233,7 +232,7 @@ def _operations(
 def _write_configuration(
     name: str, splits: Mapping[str, datasets.Dataset], folder: Path, card: DatasetCard
 ) -> list[Path]:
-    """Write a configuration as Parquet with the images' bytes, and put it into the card's metadata."""
+    """Write a configuration as Parquet with the images' bytes, and add it to the card's metadata."""
     folder.mkdir()
     files: list[Path] = []
     info = datasets.DatasetInfo(splits=datasets.SplitDict(), download_size=0, dataset_size=0)
@@ -244,7 +243,7 @@ def _write_configuration(
         size = 0
         for number in range(count):
             shard = rows.shard(count, number, contiguous=True).with_format("arrow")
-            # Image() alone would keep the paths of the files on this machine, and not the files.
+            # Image() alone would store local file paths instead of the files.
             shard = shard.map(
                 embed_table_storage, batched=True, batch_size=batch_size, keep_in_memory=True, desc="Embedding images"
             )
@@ -258,14 +257,14 @@ def _write_configuration(
     data_files = [{"split": str(split), "path": f"{_folder(name)}/{split}-*"} for split in splits]
     DatasetInfosDict({name: info}).to_dataset_card_data(card.data)
     if name == POSTS:
-        for other in card.data.get("configs") or []:  # datasets takes one that is called default for such a one
+        for other in card.data.get("configs") or []:  # `datasets` takes the one named default
             other.pop("default", None)
     MetadataConfigs({name: {"data_files": data_files}}).to_dataset_card_data(card.data)
     return files
 
 
 def _image_sizes(rows: datasets.Dataset) -> list[int]:
-    """The size of every image's file in bytes."""
+    """The file size of every image in bytes."""
     if "image" not in rows.column_names:
         return []
     images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
@@ -273,7 +272,7 @@ def _image_sizes(rows: datasets.Dataset) -> list[int]:
 
 
 def _way_out(error: Exception) -> str:
-    """What to do about an error of the Hub; it has changed nothing there."""
+    """Advice for an error of the Hub, which has left the Hub unchanged."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "log in with `hf auth login`, or set HF_TOKEN to a token that may write"

@@ -1,7 +1,7 @@
 """The embedded default corpus: about 300 short posts with drawn images, and the script that makes it.
 
 `SAMPLE_POSTS` is the folder that `MnerDataset` reads: `train.txt`, `valid.txt`, `test.txt`, `images/` and
-`scenes.jsonl`. All of it follows from `posts.yaml`; `README.md` says what is in it and why.
+`scenes.jsonl`. All of it is generated from `posts.yaml`; `README.md` explains what it holds and why.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A surface to draw a scene on: gradients, lettering that fits its box, and the few figures that scenes share."""
+"""A canvas for drawing scenes: gradients, lettering that fits its box, and the figures that scenes share."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def blend(first: Colour, second: Colour, share: float) -> Colour:
 
 
 class Canvas:
-    """One picture in the making.
+    """One picture while it is drawn.
 
     Args:
-        name: what the picture is for; the picture's variations (colours, positions) follow from it alone.
+        name: seeds the picture's variations (colours, positions), which depend on nothing else.
 
     Attributes:
         image: the surface, RGB, `WIDTH` × `HEIGHT`.
-        pen: PIL's drawing interface to it, in units of the surface.
+        pen: PIL's drawing interface to the surface, in its pixels.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,16 +44,16 @@ class Canvas:
         self._drawn = 0
 
     def number(self, low: int, high: int) -> int:
-        """The next number of this picture's own sequence, `low` ≤ number ≤ `high`."""
+        """The next pseudo-random number of this picture, `low` ≤ number ≤ `high`."""
         self._drawn += 1
         return low + zlib.crc32(f"{self._name}/{self._drawn}".encode()) % (high - low + 1)
 
     def pick(self, colours: Sequence[Colour]) -> Colour:
-        """One of these colours, by the picture's own sequence."""
+        """Pick one of these colours with the picture's pseudo-random numbers."""
         return colours[self.number(0, len(colours) - 1)]
 
     def gradient(self, top: Colour, bottom: Colour, box: Box = (0, 0, WIDTH, HEIGHT)) -> None:
-        """Fill a box from one colour above to another below."""
+        """Fill a box with a gradient from one colour at the top to another at the bottom."""
         left, upper, right, lower = box
         for y in range(round(upper), round(lower)):
             self.pen.line((left, y, right, y), fill=blend(top, bottom, (y - upper) / (lower - upper)))

@@ -1,4 +1,4 @@
-"""The sample corpus read from its one source, `posts.yaml`, and what its files hold."""
+"""Reads the sample corpus from its source, `posts.yaml`, and renders the content of its files."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class SamplePost:
     Attributes:
         id: the post's name; its picture is `images/<id>.png` or `.jpg`.
         words: the words.
-        tags: one BIO tag a word.
+        tags: one BIO tag per word.
         decided_by: one of `DECIDED_BY`.
         scene: the drawing function's name, None for a post with no picture.
-        lettering: the lines written in the picture.
-        captions: what a captioner would say of the picture, best first.
-        object_tags: what a tagger would name in the picture, most confident first.
+        lettering: the lines of text in the picture.
+        captions: captions that a captioner would give, best first.
+        object_tags: objects that a tagger would find, most confident first.
     """
 
     id: str
@@ -58,20 +58,19 @@ class SamplePost:
 
     @property
     def picture_names_it(self) -> bool:
-        """Whether one of the post's names stands in the picture or its caption."""
+        """Whether one of the post's names appears in the picture or its caption."""
         shown = " ".join((*self.lettering, *self.captions)).lower()
         return any(re.search(rf"\b{re.escape(name.lower())}\b", shown) for name, _ in self.entities)
 
 
 def read_posts(path: Path) -> dict[str, list[SamplePost]]:
-    """The posts of every split, in the file's order.
+    """Read the posts of every split, in file order.
 
     Args:
-        path: `posts.yaml`; its head explains the entries.
+        path: `posts.yaml`; the top of the file explains the entries.
 
     Raises:
-        ValueError: an entry has a key, an entity type or a `decided_by` that the format does not know, or an id
-            stands twice.
+        ValueError: an entry has an unknown key, entity type or `decided_by`, or an id is repeated.
     """
     entries: dict[str, list[dict[str, Any]]] = yaml.safe_load(path.read_text(encoding="utf-8"))
     corpus = {split: [_read_entry(entry, path) for entry in entries[split]] for split in SPLITS}
@@ -100,7 +99,7 @@ def _read_entry(entry: dict[str, Any], path: Path) -> SamplePost:
 
 
 def to_conll(posts: Sequence[SamplePost]) -> str:
-    """The posts as a file of the Twitter-17 format: `IMGID:<id>`, `word<TAB>tag` lines, a blank line."""
+    """Format the posts as a Twitter-17 file: `IMGID:<id>`, `word<TAB>tag` lines, a blank line."""
     blocks = []
     for post in posts:
         rows = [f"{word}\t{tag}" for word, tag in zip(post.words, post.tags, strict=True)]
@@ -109,7 +108,7 @@ def to_conll(posts: Sequence[SamplePost]) -> str:
 
 
 def to_scenes(posts: Sequence[SamplePost]) -> str:
-    """The pictures' captions and object tags as JSON lines, one row for every post with a picture."""
+    """The pictures' captions and object tags as JSON lines, one row per post with a picture."""
     rows = [
         {
             "id": post.id,
@@ -124,11 +123,11 @@ def to_scenes(posts: Sequence[SamplePost]) -> str:
 
 
 def statistics(corpus: dict[str, list[SamplePost]], blank_scenes: Sequence[str]) -> str:
-    """The corpus in figures: a Markdown table with a column for every split.
+    """The corpus statistics: a Markdown table with one column per split.
 
     Args:
         corpus: the posts by split.
-        blank_scenes: the scenes that say nothing of any post.
+        blank_scenes: the scenes that carry no information about any post.
     """
     columns = [dict(_figures(posts, blank_scenes)) for posts in corpus.values()]
     lines = [f"| | {' | '.join(corpus)} |", f"|---|{'---:|' * len(corpus)}"]

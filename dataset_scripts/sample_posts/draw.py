@@ -26,7 +26,7 @@ def draw_post(post: SamplePost) -> Image.Image:
     """The picture of a post, 320 × 240 pixels.
 
     Raises:
-        ValueError: the post has no scene, or one that `SCENES` does not know.
+        ValueError: the post has no scene, or one that is not in `SCENES`.
     """
     if post.scene not in SCENES:
         raise ValueError(f"post {post.id}: no scene {post.scene!r} (there are {', '.join(SCENES)})")
@@ -41,7 +41,7 @@ def image_name(post: SamplePost) -> str:
 
 
 def write_corpus(folder: Path, corpus: dict[str, list[SamplePost]]) -> None:
-    """Write the text files, the scenes and the pictures; pictures of earlier posts are removed."""
+    """Write the text files, the scenes and the pictures. Removes pictures of posts that no longer exist."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     posts = [post for split in corpus.values() for post in split]
@@ -60,7 +60,7 @@ def write_corpus(folder: Path, corpus: dict[str, list[SamplePost]]) -> None:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: make the files, or print the table of figures."""
+    """Run the command line: make the files, or print the table of figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stats", action="store_true", help="print the statistics table and write nothing")
     parser.add_argument("--folder", type=Path, default=SAMPLE_POSTS, help="where to write (default: this package)")

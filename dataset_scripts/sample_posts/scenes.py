@@ -1,6 +1,6 @@
 """The scenes of the corpus, one small drawing function each; `SCENES` names them.
 
-A scene is given its lettering, line by line, and draws what surrounds it.
+A scene takes its lettering, line by line, and draws the surroundings.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def tv_screen(canvas: Canvas, lettering: Sequence[str]) -> None:
         canvas.pen.rectangle((x, 440, x + 18, 470), fill=(60, 40, 28))
 
 
-# Pictures that say nothing
+# Pictures that carry no information about a post
 
 
 def dog(canvas: Canvas, lettering: Sequence[str]) -> None:
