@@ -7,7 +7,14 @@ from typing import Any, Literal
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
-from .configuration_tagger import CHECKPOINT_FORMAT, DEFAULT_TYPES, CheckedConfig, check_format, check_number
+from .configuration_tagger import (
+    CHECKPOINT_FORMAT,
+    DEFAULT_TYPES,
+    CheckedConfig,
+    check_format,
+    check_gate,
+    check_number,
+)
 from .tag_scheme import TagScheme
 
 # Weights of L_T, L_I+T and L_CVA, and the temperature of CVA.
@@ -38,6 +45,9 @@ class ItaConfig(CheckedConfig):
         cva_temperature: temperature τ of both views' posteriors in L_CVA.
         score_temperature: temperature of entity scores, fitted on validation data after training. It does not affect
             the entities themselves, the losses or the logits.
+        image_gate: with `read_images="unsure"`, the pipeline reads the image of a post only if the least confidence of
+            the post alone (`least_confidence`) exceeds this. Fitted on validation data after training; None: not
+            fitted.
         cls_token_id: id of the token before the post; needed only for inputs without `word_positions`.
         sep_token_id: id of the separator after the post; needed only for inputs without `word_positions`.
         checkpoint_format: version of the checkpoint format. Default: `CHECKPOINT_FORMAT`. A checkpoint without it has
@@ -64,6 +74,7 @@ class ItaConfig(CheckedConfig):
     cva_loss_weight: float | None = None
     cva_temperature: float | None = None
     score_temperature: float = 1.0
+    image_gate: float | None = None
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     tie_word_embeddings: bool = False
@@ -90,6 +101,7 @@ class ItaConfig(CheckedConfig):
         for name in ("cva_temperature", "score_temperature"):
             value = getattr(self, name)
             check_number(name, value, "a temperature > 0", value > 0)
+        check_gate(self.image_gate)
 
     @property
     def tag_scheme(self) -> TagScheme:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
-from .configuration_tagger import DEFAULT_TYPES, CheckedConfig, check_format, check_number
+from .configuration_tagger import DEFAULT_TYPES, CheckedConfig, check_format, check_gate, check_number
 from .tag_scheme import TagScheme
 
 # Incremented when weights or settings of a checkpoint change their names or meaning.
@@ -38,6 +38,7 @@ class MgcmtConfig(CheckedConfig):
         fusion_dropout: dropout before the two visual streams are fused.
         aux_loss_weight: weight of the auxiliary CRF over span tags (§3).
         score_temperature: temperature of entity scores, as in `ItaConfig`.
+        image_gate: as in `ItaConfig`.
         checkpoint_format: as in `ItaConfig`.
 
     Raises:
@@ -67,6 +68,7 @@ class MgcmtConfig(CheckedConfig):
     fusion_dropout: float = 0.5
     aux_loss_weight: float = 0.5
     score_temperature: float = 1.0
+    image_gate: float | None = None
     tie_word_embeddings: bool = False
     checkpoint_format: int | None = None  # None, so that the value is always saved
 
@@ -98,6 +100,7 @@ class MgcmtConfig(CheckedConfig):
             )
         check_number("aux_loss_weight", self.aux_loss_weight, "a number ≥ 0", self.aux_loss_weight >= 0)
         check_number("score_temperature", self.score_temperature, "a temperature > 0", self.score_temperature > 0)
+        check_gate(self.image_gate)
         if self.train_vision and self.vision_config is None:
             raise ValueError("train_vision is True, but vision_config is None: there is no vision encoder to train")
 

@@ -64,3 +64,13 @@ def check_number(name: str, value: float, expected: str, is_right: bool) -> None
     """
     if not (math.isfinite(value) and is_right):
         raise ValueError(f"{name} is {value} (expected {expected})")
+
+
+def check_gate(value: float | None) -> None:
+    """Refuses an `image_gate` that is not a probability.
+
+    Raises:
+        ValueError: the value is refused.
+    """
+    if value is not None:
+        check_number("image_gate", value, "a probability, or None", 0 <= value <= 1)

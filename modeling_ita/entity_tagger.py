@@ -99,6 +99,24 @@ class EntityDecoding:
         marginals = self.crf.log_marginals(emissions, mask)  # (B, N, C)
         return [_with_posterior(row, post) for row, post in zip(tags, marginals, strict=True)]
 
+    def least_confidence(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[float]:
+        """How unsure the model is of every post: one minus the exact posterior of its best tag sequence.
+
+        This is the least confidence of active learning (Culotta and McCallum, 2005), at temperature 1 whatever the
+        `score_temperature`. Arguments as in `decode_tags`; every post has at least one word.
+
+        Returns:
+            For every post a number in [0, 1].
+
+        Raises:
+            NotFiniteError: an emission, a score of the CRF or a posterior is NaN or infinite.
+        """
+        check_finite(emissions, mask, *self.crf.parameters())
+        tags, _ = self.crf.decode(emissions, mask)  # (B, N)
+        log_posterior = self.crf.log_likelihood(emissions, tags, mask)  # (B,)
+        check_finite(emissions, mask, log_posterior)
+        return (-log_posterior.expm1()).clamp(0, 1).tolist()
+
     def decode_entities(
         self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
     ) -> list[list[ScoredSpan]]:

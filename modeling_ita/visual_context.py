@@ -35,8 +35,9 @@ class VisualContext:
         kinds: strings by kind, ordered by confidence or position: `"object_tags"`, `"captions"`, `"ocr"` or a name of
             your own (`"knowledge"`).
         provenance: by kind, how its strings were created: `model`, `revision`, `settings`, `image_sha256` (see
-            `image_sha256`) and `date` (UTC, ISO 8601). All are optional: `{"model": "scene"}` is enough. A kind with a
-            provenance but without strings was searched for and not found.
+            `image_sha256`; a list if there are several images) and `date` (UTC, ISO 8601). All are optional:
+            `{"model": "scene"}` is enough. A kind with a provenance but without strings was searched for and not
+            found.
 
     Raises:
         ValueError: the name of a kind is invalid, a kind holds anything but strings, or a provenance is not a
@@ -110,9 +111,33 @@ class VisualContext:
         kinds = {kind: strings for kind, strings in row.items() if kind not in NOT_KINDS and strings is not None}
         return cls(kinds, provenance)
 
+    @classmethod
+    def joined(cls, contexts: Iterable[VisualContext]) -> VisualContext:
+        """The context of several images of one post: their strings follow one another, kind by kind, in this order.
+
+        In the provenance of a kind, which is that of the first image, `image_sha256` lists all images that were read.
+        """
+        given = list(contexts)
+        if len(given) == 1:
+            return given[0]
+        kinds: dict[str, list[str]] = {}
+        provenance: dict[str, dict[str, Any]] = {}
+        for context in given:
+            for kind, strings in context.kinds.items():
+                kinds[kind] = kinds.get(kind, []) + strings
+            for kind, origin in context.provenance.items():
+                before = provenance.setdefault(kind, {**origin, "image_sha256": []})
+                if origin.get("image_sha256") is not None:
+                    before["image_sha256"] = [*before["image_sha256"], origin["image_sha256"]]
+        return cls(kinds, {kind: _without_empty(origin) for kind, origin in provenance.items()})
+
     def to_dict(self) -> dict[str, Any]:
         """The context as JSON values: `{"<kind>": [str, …], …, "provenance": {"<kind>": {…}}}`."""
         return {**{kind: list(strings) for kind, strings in self.kinds.items()}, "provenance": dict(self.provenance)}
+
+
+def _without_empty(origin: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in origin.items() if key != "image_sha256" or value}
 
 
 def check_kind(kind: Any) -> str:

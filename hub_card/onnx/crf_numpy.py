@@ -98,6 +98,21 @@ class NumpyCrf:
         path, total = _viterbi(words, scores)
         return np.where(mask, path, -1), total + offset
 
+    def best_log_posterior(self, emissions: NDArray, mask: NDArray) -> NDArray:
+        """Log p of every post's best tag sequence, `(B,)`, at most 0; 0 without words.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        words, scores, _ = self._chain(emissions, mask, self.constraints != "none")
+        _, best = _viterbi(words.astype(np.float64), scores.astype(np.float64))
+        chain = self._chain(emissions, mask, self.constraints == "always")
+        words, scores = chain.words.astype(np.float64), chain.scores.astype(np.float64)
+        if not words.shape[1]:
+            return np.zeros(len(mask), chain.words.dtype)
+        whole = _log_sum_exp((words + sum(_log_messages(words, scores)))[:, 0], 0)  # log Z (B,)
+        return np.minimum(best - whole, 0).astype(chain.words.dtype)
+
     def log_marginals(self, emissions: NDArray, mask: NDArray) -> NDArray:
         """Log p(y_t = y) for every word and tag (forward–backward), accurate as logarithms however small.
 

@@ -196,6 +196,17 @@ class OnnxItaForTokenClassification:
             for row, post in zip(tags, marginals, strict=True)
         ]
 
+    def least_confidence(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[float]:
+        """How unsure the model is of every post: one minus the exact posterior of its best tag sequence.
+
+        Raises:
+            NotFiniteError: an emission or a posterior is NaN or infinite.
+        """
+        check_finite(emissions, mask)
+        log_posterior = self.crf.best_log_posterior(_array(emissions), _array(mask))  # (B,)
+        check_finite(emissions, mask, torch.from_numpy(log_posterior))
+        return (-np.expm1(log_posterior)).clip(0, 1).tolist()
+
     def decode_entities(
         self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float | None = None
     ) -> list[list[ScoredSpan]]:

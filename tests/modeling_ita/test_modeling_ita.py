@@ -251,6 +251,36 @@ def test_decode_entities_scores_are_posteriors_of_the_best_reading() -> None:
     assert all(isinstance(e.score, float) and 0 < e.score <= 1 for row in entities for e in row)
 
 
+@pytest.mark.parametrize("constraints", ["none", "decode", "always"])
+@torch.no_grad()
+def test_least_confidence_against_enumeration_of_all_tag_sequences(constraints: str) -> None:
+    model = make_model(constraints=constraints)
+    scheme = model.config.tag_scheme
+    generator = torch.Generator().manual_seed(0)
+    emissions = torch.randn(2, 3, len(scheme), generator=generator)
+    mask = torch.tensor([[True] * 3, [True, False, False]])
+    found = model.least_confidence(emissions, mask)
+    crf = model.crf
+    for post, length in enumerate((3, 1)):
+        scores, is_allowed = [], []
+        for path in itertools.product(range(len(scheme)), repeat=length):
+            score = crf.start_transitions[path[0]] + crf.end_transitions[path[-1]]
+            score = score + sum(emissions[post, n, tag] for n, tag in enumerate(path))
+            scores.append(score + sum(crf.transitions[pair] for pair in itertools.pairwise(path)))
+            is_allowed.append(all(itertools.starmap(scheme.allows, itertools.pairwise((None, *path, None)))))
+        all_scores, allowed = torch.stack(scores), torch.tensor(is_allowed)
+        best = all_scores[allowed] if constraints != "none" else all_scores
+        whole = all_scores[allowed] if constraints == "always" else all_scores
+        assert found[post] == pytest.approx(1 - float((best.max() - whole.logsumexp(0)).exp()), abs=1e-6)
+
+
+def test_an_image_gate_is_a_probability() -> None:
+    assert ItaConfig(image_gate=0.25).image_gate == 0.25
+    for wrong in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"image_gate is .* \(expected a probability, or None\)"):
+            ItaConfig(image_gate=wrong)
+
+
 def test_save_load_save_is_the_identity(tmp_path: Path, tiny_encoder: str) -> None:
     model = ItaForTokenClassification.from_text_encoder(
         tiny_encoder, LABELS, loss_preset="code", constraints="decode", word_dropout=0.2

@@ -28,6 +28,22 @@ class TestVisualContext:
         assert one != VisualContext({"captions": ["b"], "ocr": ["A"]}, {"ocr": {"model": "y"}})
         assert one != VisualContext({"captions": ["b"], "ocr": ["B"]}, {"ocr": {"model": "x"}})
 
+    def test_contexts_of_several_images_follow_one_another_kind_by_kind(self) -> None:
+        first = VisualContext({"ocr": ["A"], "captions": ["b"]}, {"ocr": {"model": "x", "image_sha256": "1"}})
+        second = VisualContext(
+            {"mood": ["c"], "ocr": ["D"]},
+            {"ocr": {"model": "x", "image_sha256": "2"}, "captions": {"model": "y", "image_sha256": "2"}},
+        )
+        joined = VisualContext.joined([first, second])
+        assert joined.kinds == {"ocr": ["A", "D"], "captions": ["b"], "mood": ["c"]}
+        assert joined.provenance["ocr"] == {"model": "x", "image_sha256": ["1", "2"]}
+        assert joined.provenance["captions"] == {"model": "y", "image_sha256": ["2"]}
+        assert VisualContext.joined([first]) is first
+        assert VisualContext.joined([]) == VisualContext()
+        assert VisualContext.joined([VisualContext({}, {"ocr": {"model": "x"}})] * 2).provenance["ocr"] == {
+            "model": "x"
+        }
+
     def test_does_not_share_the_callers_lists(self) -> None:
         strings, origin = ["A"], {"model": "x"}
         context = VisualContext({"ocr": strings}, {"ocr": origin})

@@ -52,6 +52,7 @@ def test_enumeration(types: list[str], name: str, constraints: str) -> None:
     emissions, mask = make_batch(lengths, 4, len(scheme))
     tags, best = numpy_crf.decode(emissions, mask)
     marginals = np.exp(numpy_crf.log_marginals(emissions, mask))
+    posteriors = numpy_crf.best_log_posterior(emissions, mask)
     spans = all_spans(lengths, scheme)
     probabilities = np.exp(numpy_crf.span_log_probability(emissions, mask, spans, temperature=1.5))
     transitions, start, end = (getattr(crf, score).detach().numpy().astype(float) for score in SCORES)
@@ -69,6 +70,8 @@ def test_enumeration(types: list[str], name: str, constraints: str) -> None:
         assert best[post] == pytest.approx(decodable.max(), abs=1e-5)
 
         weights = np.exp(np.where(allowed | (constraints != "always"), scores, -np.inf))
+        expected = np.exp(decodable.max()) / weights.sum()
+        assert np.exp(posteriors[post]) == pytest.approx(expected, abs=1e-6)
         for tag in range(len(scheme)):
             expected = ((paths == tag) * weights[:, None]).sum(0) / weights.sum()
             assert marginals[post, :length, tag] == pytest.approx(expected, abs=1e-6)
@@ -94,6 +97,8 @@ def test_original(constraints: str, spread: float) -> None:
     assert best == pytest.approx(expected_best.numpy(), rel=1e-5)
     marginals, expected = numpy_crf.log_marginals(emissions, mask), crf.log_marginals(*tensors).detach().numpy()
     assert marginals.dtype == np.float32 and marginals == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    expected = crf.log_likelihood(tensors[0], expected_tags, tensors[1]).detach().numpy()
+    assert numpy_crf.best_log_posterior(emissions, mask) == pytest.approx(expected, rel=1e-4, abs=2e-3)  # float32
     spans = all_spans(lengths, scheme)[::7]
     for temperature in (1.0, 2.5):
         log_probs = numpy_crf.span_log_probability(emissions, mask, spans, temperature)
@@ -137,6 +142,7 @@ def test_nothing_to_label(shape: tuple[int, int]) -> None:
     tags, best = numpy_crf.decode(emissions, mask)
     assert tags.shape == shape and best.tolist() == [0.0] * shape[0]
     assert numpy_crf.log_marginals(emissions, mask).shape == (*shape, 3)
+    assert numpy_crf.best_log_posterior(emissions, mask).tolist() == [0.0] * shape[0]
     assert numpy_crf.span_log_probability(emissions, mask, np.zeros((0, 4), np.int64)).shape == (0,)
 
 
