@@ -5,27 +5,30 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from .processing_ita import ItaProcessor
 from .processing_mgcmt import MgcmtProcessor
-from .visual_context import VisualContext
+from .visual_context import PostContext, VisualContext, contexts_of
+
+Picture: TypeAlias = str | bytes | torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class Example:
     """A training post: its words, their tag ids, its visual context, and its image if the model looks at images.
 
-    The image is a path, the bytes of a file, or the tensor made from it.
+    The image is a path, the bytes of a file, or the tensor made from it; a list of these if the post has several. The
+    context is then that of all images, as `VisualContext.joined` makes it.
     """
 
     id: str
     words: list[str]
     tags: list[int]
     context: VisualContext
-    image: str | bytes | torch.Tensor | None = None
+    image: Picture | Sequence[Picture] = None
 
 
 Splits = dict[str, list[Example]]  # the posts of a corpus by split: train, validation, test
@@ -36,8 +39,8 @@ class MnerDataCollator:
 
     A row is a mapping as `MnerDataset` yields it: `words`; `tags` or `labels`, the tag ids of these words in the
     model's tag set; `context`, anything that `VisualContext.from_dict` takes; and `image`, anything that the processor
-    takes. Context and image may be None or missing. Other keys are ignored. If no row has tags, the batch holds no
-    labels.
+    takes. If a post has several images, `image` is a list, and `context` a list with one per image, or the joined one.
+    Context and image may be None or missing. Other keys are ignored. If no row has tags, the batch holds no labels.
 
     By default `Trainer` drops the columns that `forward` does not name; prevent it with
     `TrainingArguments(remove_unused_columns=False)`.
@@ -50,11 +53,13 @@ class MnerDataCollator:
             ValueError: a row has no words, an unusable context, or tags that are not one id per word; or only some
                 rows have tags. The message names the row by its position in the batch and its id.
         """
-        posts, contexts, labels = [], [], []
+        posts: list[list[str]] = []
+        contexts: list[PostContext] = []
+        labels: list[list[int] | None] = []
         for number, row in enumerate(features):
             try:
                 posts.append(_row_words(row))
-                contexts.append(VisualContext.from_dict(row.get("context") or {}))
+                contexts.append(contexts_of(row.get("context") or None))
                 labels.append(_row_tags(row, len(posts[-1])))
                 if (labels[-1] is None) != (labels[0] is None):
                     raise ValueError("some rows of the batch have tags, and some have none (expected all or none)")
@@ -67,7 +72,7 @@ class MnerDataCollator:
         return {name: batch[name] for name in dict.fromkeys(["word_positions", *batch])}
 
     def _batch(
-        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+        self, posts: list[list[str]], contexts: list[PostContext], images: list[Any], labels: list[list[int]] | None
     ) -> Mapping[str, torch.Tensor]:
         raise NotImplementedError
 
@@ -90,7 +95,7 @@ class ItaDataCollator(MnerDataCollator):
         self.views = views
 
     def _batch(
-        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+        self, posts: list[list[str]], contexts: list[PostContext], images: list[Any], labels: list[list[int]] | None
     ) -> Mapping[str, torch.Tensor]:
         return self.processor(posts, contexts, views=self.views, is_split_into_words=True, labels=labels)
 
@@ -106,7 +111,7 @@ class MgcmtDataCollator(MnerDataCollator):
         self.processor = processor
 
     def _batch(
-        self, posts: list[list[str]], contexts: list[VisualContext], images: list[Any], labels: list[list[int]] | None
+        self, posts: list[list[str]], contexts: list[PostContext], images: list[Any], labels: list[list[int]] | None
     ) -> Mapping[str, torch.Tensor]:
         return self.processor(posts, contexts, images, is_split_into_words=True, labels=labels)
 

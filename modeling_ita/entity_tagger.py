@@ -20,11 +20,12 @@ from transformers import initialization as init
 
 from .checkpoint_files import INDEX, WEIGHTS, check_model_files, check_parts, check_weights, folder_of, reading
 from .crf import LinearChainCRF
+from .post_pictures import pictures_of, side_by_side
 from .tag_scheme import Span
 from .wordwise_processor import PostBatch, WordwiseProcessor
 
 NOT_FINITE = "scores that are not finite numbers: a weight is damaged, or overflows in the model's type (float16?)"
-MAX_TOKENS = 8192  # per pass, padding included; every region of an image counts as one
+MAX_TOKENS = 8192  # per pass, padding included; every region of every image counts as one
 MAX_ROWS = 256  # per pass
 IMAGES_AT_ONCE = 8  # per pass of the vision encoder
 DECODED_POSTS = 256  # per pass of the CRF, which also holds at most
@@ -280,7 +281,8 @@ def word_emissions(
         model: an `EntityTagger`, or a callable with the same interface.
         processor: the processor that created the batch.
         batch: output of the processor's `for_prediction`.
-        images: one image per post, as the processor's `image_tensors` takes it, or None.
+        images: the image of each post, a list of several, or None, as the processor's `image_tensors` takes them; or
+            None if no post has one.
         batch_size: maximum rows per pass: posts, or windows of long posts.
 
     Returns:
@@ -298,7 +300,7 @@ def word_emissions(
     words = [word for words in batch.words for word in words]
     regions = _Regions(model, processor, batch, images)
     found = torch.empty(0)
-    for chosen in _passes(batch, [len(row) for row in by_row], min(batch_size, MAX_ROWS), regions.per_row):
+    for chosen in _passes(batch, [len(row) for row in by_row], min(batch_size, MAX_ROWS), regions.per_post):
         index = pad_sequence([by_row[row] for row in chosen], batch_first=True, padding_value=-1)  # (R', N')
         is_word = index >= 0
         owners = [batch.row_posts[row] for row in chosen]
@@ -343,27 +345,32 @@ def attention_of(batch: PostBatch) -> torch.Tensor:
     return batch["attention_mask"] if "attention_mask" in batch else batch["cross_attention_mask"]
 
 
-def _passes(batch: PostBatch, words: list[int], most_rows: int, more: int) -> Iterator[list[int]]:
+def _passes(batch: PostBatch, words: list[int], most_rows: int, regions: list[int]) -> Iterator[list[int]]:
     """Groups rows with words by similar length, longest first, keeping the rows of a post together.
+
+    Posts with most images come first, so that few rows are padded to the regions of others.
 
     Args:
         batch: the batch.
         words: number of words that each row tags.
         most_rows: maximum rows per group.
-        more: length of a row in addition to its tokens.
+        regions: number of image regions of each post, which count like tokens.
     """
+    more = [regions[post] for post in batch.row_posts]  # (R,)
     lengths = attention_of(batch).sum(1).tolist()  # (R,)
     longest = [0] * len(batch.texts)
     for row, post in enumerate(batch.row_posts):
         longest[post] = max(longest[post], lengths[row])
-    order = sorted((row for row, count in enumerate(words) if count), key=lambda row: -longest[batch.row_posts[row]])
+    order = sorted(
+        (row for row, count in enumerate(words) if count), key=lambda row: (-more[row], -longest[batch.row_posts[row]])
+    )
     rows: list[int] = []
-    width = 0
+    length = width = 0  # of the longest row, in tokens and in regions
     for row in order:
-        width = max(width, lengths[row] + more)
-        if rows and (len(rows) == most_rows or (len(rows) + 1) * width > MAX_TOKENS):
+        length, width = max(length, lengths[row]), max(width, more[row])
+        if rows and (len(rows) == most_rows or (len(rows) + 1) * (length + width) > MAX_TOKENS):
             yield rows
-            rows, width = [], lengths[row] + more
+            rows, length, width = [], lengths[row], more[row]
         rows.append(row)
     if rows:
         yield rows
@@ -383,37 +390,46 @@ class _Regions:
         self, model: Any, processor: WordwiseProcessor, batch: PostBatch, images: Sequence[Any] | None
     ) -> None:
         self._model, self._processor, self._batch = model, processor, batch
-        self._images = [] if images is None or all(image is None for image in images) else images
-        self._seen: dict[int, torch.Tensor | None] = {}
-        self.per_row = model.config.num_regions if self._images else 0
+        pictures = [[]] * len(batch.texts) if images is None else [pictures_of(image) for image in images]
+        has_any = any(picture is not None for post in pictures for picture in post)
+        self._pictures = pictures if has_any else []
+        self._seen: dict[int, list[torch.Tensor | None]] = {}
+        self.per_post = [max(1, len(post)) * model.config.num_regions if has_any else 0 for post in pictures]
 
     def of(self, posts: list[int]) -> dict[str, torch.Tensor]:
-        """`has_image` `(R,)` and, if one has, `region_features` `(R, regions, size)`, for rows of these posts."""
-        if not self._images:
+        """`has_image` `(R,)` and, if one has, `region_features` `(R, regions, size)`, for rows of these posts.
+
+        If one of the posts has several images: `(R, M)` and `(R, M, regions, size)`, as `image_tensors` has them.
+        """
+        if not self._pictures:
             return {}
         self._seen = {post: self._seen[post] for post in posts if post in self._seen}
         new = list(dict.fromkeys(post for post in posts if post not in self._seen))
-        for start in range(0, len(new), IMAGES_AT_ONCE):
-            self._look_at(new[start : start + IMAGES_AT_ONCE])
+        self._seen |= {post: [None] * len(self._pictures[post]) for post in new}
+        places = [(post, place) for post in new for place in range(len(self._pictures[post]))]
+        for start in range(0, len(places), IMAGES_AT_ONCE):
+            self._look_at(places[start : start + IMAGES_AT_ONCE])
         each = [self._seen[post] for post in posts]
-        shapes = {tuple(one.shape) for one in each if one is not None}
+        shapes = {tuple(one.shape) for post in each for one in post if one is not None}
         if len(shapes) > 1:
             raise ValueError(
                 f"the images have regions of the sizes {' and '.join(map(str, sorted(shapes)))}: the image processor "
                 "must crop (do_center_crop, crop_size)"
             )
-        given = {"has_image": torch.tensor([one is not None for one in each])}
-        for shape in shapes:
-            nothing = torch.zeros(shape)
-            given["region_features"] = torch.stack([nothing if one is None else one for one in each])
-        return given
+        has_image, regions = side_by_side(each)
+        return {"has_image": has_image} if regions is None else {"has_image": has_image, "region_features": regions}
 
-    def _look_at(self, posts: list[int]) -> None:
-        tensors = self._processor.image_tensors([self._images[post] for post in posts], self._batch.counts)
-        there = [post for post, is_there in zip(posts, tensors["has_image"].tolist(), strict=True) if is_there]
-        self._seen |= dict.fromkeys(posts)
+    def _look_at(self, places: list[tuple[int, int]]) -> None:
+        """Sees some pictures, each given by its post and its place there."""
+        chosen = [self._pictures[post][place] for post, place in places]
+        tensors = self._processor.image_tensors(chosen, self._batch.counts)
+        exists = tensors["has_image"]
         if "region_features" in tensors:
-            self._seen |= zip(there, tensors["region_features"][tensors["has_image"]], strict=True)
-        elif there:
-            pixels = tensors["pixel_values"][tensors["has_image"]].to(self._model.device)
-            self._seen |= zip(there, self._model.region_features(pixels).float().cpu(), strict=True)
+            regions = tensors["region_features"][exists]
+        elif "pixel_values" in tensors:
+            regions = self._model.region_features(tensors["pixel_values"][exists].to(self._model.device)).float().cpu()
+        else:
+            return
+        there = [at for at, is_there in zip(places, exists.tolist(), strict=True) if is_there]
+        for (post, place), seen in zip(there, regions, strict=True):
+            self._seen[post][place] = seen

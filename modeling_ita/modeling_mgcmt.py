@@ -147,12 +147,19 @@ class RegionStream(nn.Module):
     def forward(
         self, text: torch.Tensor, text_mask: torch.Tensor, regions: torch.Tensor, has_image: torch.Tensor
     ) -> torch.Tensor:
-        """F1 `(R, L, d)`, from text `(R, L, d)`, its mask, regions `(R, 49, size)` and whether a row has an image."""
-        mask = has_image[:, None].expand(regions.shape[:2])  # (R, 49)
-        regions = regions.masked_fill(~mask[..., None], 0)
-        first, second = self.projection(regions), self.projection_v2(regions)  # (R, 49, d)
+        """F1 `(R, L, d)`: the text after it has attended to the regions of all images, side by side.
+
+        Args:
+            text: `(R, L, d)`.
+            text_mask: `(R, L)`, boolean.
+            regions: `(R, M, 49, size)`, of M images per row.
+            has_image: `(R, M)`, boolean, which of them exist; the regions of the others are masked.
+        """
+        mask = has_image[:, :, None].expand(regions.shape[:3]).flatten(1)  # (R, M * 49)
+        regions = regions.flatten(1, 2).masked_fill(~mask[..., None], 0)  # (R, M * 49, size)
+        first, second = self.projection(regions), self.projection_v2(regions)  # (R, M * 49, d)
         seen = self.txt2img(text, self.self_attention(first, first, mask), mask)  # M3 (R, L, d)
-        told = self.img2txt(self.self_attention_v2(second, second, mask), text, text_mask)  # (R, 49, d)
+        told = self.img2txt(self.self_attention_v2(second, second, mask), text, text_mask)  # (R, M * 49, d)
         return _gated(self.gate, seen, self.txt2txt(text, told, mask))
 
 
@@ -312,10 +319,13 @@ class MgcmtForTokenClassification(EntityTagger):
             row_posts: `(R,)`, the post of each row. Default: row b is post b's.
             augmentation: `(B, N, a)`, the mean of each word's neighbours, or `(B, N, m, a)`, the neighbours, see
                 `SemanticAugmentation`. Default: no augmentation.
-            pixel_values: `(B, 3, height, width)`, the images; rows of posts without an image are ignored.
-            region_features: `(B, 49, region_size)`, instead of `pixel_values`.
-            has_image: `(B,)`, boolean, whether a post has an image. Default: all posts, if images are given.
-            object_ids: `(B, K)`, the classes of the objects, most confident first, 0 on padding. Default: no objects.
+            pixel_values: `(B, 3, height, width)`, the images; rows of posts without an image are ignored. With up to M
+                images per post: `(B, M, 3, height, width)`, where text attends to all M × 49 regions.
+            region_features: `(B, 49, region_size)` or `(B, M, 49, region_size)`, instead of `pixel_values`.
+            has_image: `(B,)`, boolean, whether a post has an image, or `(B, M)`, which of the M images it has.
+                Default: all, if images are given.
+            object_ids: `(B, K)`, the classes of the objects, most confident first, 0 on padding; with M images
+                `(B, K × M)`, K for each. The order of objects does not matter. Default: no objects.
             labels: `(B, N)` tag ids, −100 on padding.
             emissions_only: whether to skip the logits, which need a scan of the CRF; only without labels.
             **kwargs: passed to the text encoder, such as `output_hidden_states`.
@@ -411,19 +421,25 @@ class MgcmtForTokenClassification(EntityTagger):
         posts: int,
         hidden: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The regions of every post's image, `(B, 49, region_size)`, and whether it has one, `(B,)`."""
+        """The regions of every post's images, `(B, M, 49, region_size)`, and which images it has, `(B, M)`."""
+        if region_features is not None and region_features.dim() == 3:
+            region_features = region_features[:, None]
+        if pixel_values is not None and pixel_values.dim() == 4:
+            pixel_values = pixel_values[:, None]
         given = region_features if pixel_values is None else pixel_values
         if has_image is None:
-            has_image = torch.full((posts,), given is not None, device=hidden.device)
-        has_image = has_image.bool()
-        size = (posts, self.config.num_regions, cast(int, self.config.region_size))
+            has_image = torch.full((posts, 1), given is not None, device=hidden.device)
+        has_image = has_image.bool().reshape(posts, -1)  # (B, M) or (B, 1)
+        if given is not None:
+            has_image = has_image.expand(given.shape[:2])
+        size = (*has_image.shape, self.config.num_regions, cast(int, self.config.region_size))
         if region_features is not None:
             return region_features.to(hidden.dtype), has_image
         if pixel_values is None or not has_image.any():
             return hidden.new_zeros(size), has_image
         # The encoder never sees the placeholder of a missing image, which would distort its batch statistics.
         seen = self.region_features(pixel_values[has_image]).to(hidden.dtype)
-        return hidden.new_zeros((posts, *seen.shape[1:])).index_put((has_image,), seen), has_image
+        return hidden.new_zeros((*has_image.shape, *seen.shape[1:])).index_put((has_image,), seen), has_image
 
     def _scores(self, classifier: nn.Linear, words: torch.Tensor) -> torch.Tensor:
         return classifier(words.to(classifier.weight.dtype)).float()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from .checkpoint_files import check_integer, check_list
-from .visual_context import VisualContext, check_kind
+from .visual_context import PostContext, VisualContext, check_kind, contexts_of
 from .wordwise_processor import PostBatch, WordwiseProcessor, _padded, one_each
 
 
@@ -70,7 +70,7 @@ class ItaProcessor(WordwiseProcessor):
     def __call__(
         self,
         posts: str | Sequence[str] | Sequence[Sequence[str]],
-        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
+        contexts: Sequence[PostContext] | PostContext = None,
         *,
         views: Literal["T", "I+T", "both"] | None = None,
         is_split_into_words: bool = False,
@@ -81,7 +81,8 @@ class ItaProcessor(WordwiseProcessor):
         Args:
             posts: one post or a list of posts; with `is_split_into_words`, a list of words or a list of such lists.
             contexts: one visual context per post: a `VisualContext`, a mapping that `VisualContext.from_dict`
-                accepts, or None.
+                accepts, a list of these (one per image of the post, whose strings follow one another kind by kind), or
+                None.
             views: `"T"` (input_ids), `"I+T"` (cross_input_ids) or `"both"`. Default: both if contexts are given,
                 otherwise T.
             is_split_into_words: whether the posts are already split into words.
@@ -120,17 +121,18 @@ class ItaProcessor(WordwiseProcessor):
         return PostBatch(data, texts, words, counts, owners)
 
     def for_prediction(
-        self, posts: Sequence[Any], contexts: Sequence[VisualContext | None], is_split_into_words: bool = False
+        self, posts: Sequence[Any], contexts: Sequence[PostContext], is_split_into_words: bool = False
     ) -> PostBatch:
         """Creates the batch of these posts in view I+T, or in view T if none of them has a context."""
+        contexts = [VisualContext.joined(contexts_of(c)) if isinstance(c, (list, tuple)) else c for c in contexts]
         views: Literal["T", "I+T"] = "I+T" if any(contexts) else "T"
         return self(posts, contexts, views=views, is_split_into_words=is_split_into_words)
 
-    def _segments(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None]) -> list[list[list[int]]]:
+    def _segments(self, contexts: Sequence[PostContext]) -> list[list[list[int]]]:
         """The context of every post as segments of tokens, in the order in which they follow the post."""
         strings: list[list[str]] = []
         for context in contexts:
-            kinds = {} if context is None else VisualContext.from_dict(context).kinds
+            kinds = VisualContext.joined(contexts_of(context)).kinds
             segments = []
             for kind in self.context_kinds:
                 texts = list(kinds.get(kind, ()))

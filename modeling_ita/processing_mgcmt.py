@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
@@ -19,13 +19,17 @@ from .checkpoint_files import PLACE, check_integer, check_list, reading
 from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
 from .modeling_mgcmt import PADDING_OBJECT
 from .plain_text import check_label
-from .visual_context import OBJECT_TAGS, VisualContext
+from .post_pictures import pictures_of, side_by_side
+from .visual_context import OBJECT_TAGS, PostContext, VisualContext, contexts_of
 from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
 from .wordwise_processor import PostBatch, Word, WordwiseProcessor, one_each
 
 logger = logging.getLogger(__name__)
 
 MAX_OBJECTS = 1_000
+
+Picture: TypeAlias = ImageSource | torch.Tensor | None
+PostImage: TypeAlias = Picture | Sequence[Picture]
 
 
 class MgcmtBatch(PostBatch):
@@ -37,8 +41,9 @@ class MgcmtBatch(PostBatch):
         counts: what was lost or replaced in this batch. Text, as in `PostBatch`: `words`, `empty_posts`,
             `unknown_words`, `shortened_words`, `windowed_posts`. Augmentation: `unaugmented_words`, which have no
             neighbours. Objects: `objects` (used), `unknown_objects` (their class is not in `object_labels`),
-            `objects_cut` (beyond `num_objects`). Images: `images` (used), `missing_images` (the file does not exist),
-            `unreadable_images`, `blank_images`; a post whose image is None counts as none of these.
+            `objects_cut` (beyond `num_objects` of an image). Images: `images` (used), `missing_images` (the file does
+            not exist), `unreadable_images`, `blank_images`; an image that is None counts as none of these. Every image
+            of a post is counted.
     """
 
 
@@ -55,7 +60,8 @@ class MgcmtProcessor(WordwiseProcessor):
             torchvision: `AutoImageProcessor.from_pretrained(…, backend="pil")`.
         object_labels: the object classes that the model knows; the first one has id 1, 0 is padding. None: objects are
             not used.
-        num_objects: K, the maximum number of objects per image: the first ones of its `object_tags`.
+        num_objects: K, the maximum number of objects per image: the first ones of its `object_tags`. A post with
+            several images has K for each.
         word_neighbours: the table that augments words. None: words are not augmented.
         augmentation: what the model gets of a word's neighbours: their weighted `"mean"`, or the `"vectors"`
             themselves, for `aug_fusion="attention"`.
@@ -122,8 +128,8 @@ class MgcmtProcessor(WordwiseProcessor):
     def __call__(
         self,
         posts: str | Sequence[str] | Sequence[Sequence[str]],
-        contexts: Sequence[VisualContext | Mapping[str, Any] | None] | VisualContext | Mapping[str, Any] | None = None,
-        images: Sequence[ImageSource | torch.Tensor | None] | ImageSource | torch.Tensor | None = None,
+        contexts: Sequence[PostContext] | PostContext = None,
+        images: Sequence[PostImage] | PostImage = None,
         *,
         is_split_into_words: bool = False,
         labels: Sequence[Sequence[int]] | None = None,
@@ -134,10 +140,12 @@ class MgcmtProcessor(WordwiseProcessor):
             posts: a post or a list of posts; with `is_split_into_words` a list of words or a list of such lists.
             contexts: the visual context of every post, `VisualContext` or a mapping that `VisualContext.from_dict`
                 takes, None where there is none. Its `object_tags` are used, most confident first; attributes before
-                the class ("red car") are ignored.
+                the class ("red car") are ignored. The context of several images is a list of contexts, one per image,
+                or what `VisualContext.joined` made of them.
             images: the image of every post, None where there is none: a path, a file's bytes, a PIL image, or a tensor
                 that is used as it is: pixels `(3, height, width)` as `image_tensors` returns them, or region features
-                `(regions, region_size)`. A single tensor holds those of all posts.
+                `(regions, region_size)`. A single tensor holds those of all posts. A post with several images has a
+                list of these, even if it is the only post: `[[first, second]]`.
             is_split_into_words: whether the posts are already split.
             labels: the tag ids of every post's words.
 
@@ -146,7 +154,9 @@ class MgcmtProcessor(WordwiseProcessor):
             `row_posts` `(R,)` if a post needed several windows; `augmentation` `(B, N, a)`, or `(B, N, m, a)` for the
             `"vectors"`, if there is a table; `object_ids` `(B, K)`; `has_image` `(B,)` and, if any post has an image,
             `pixel_values` `(B, 3, height, width)` or `region_features` `(B, regions, region_size)`; `labels` `(B, N)`,
-            −100 on padding, if given.
+            −100 on padding, if given. If a post has several images, at most M, then `object_ids` is `(B, K × M)`,
+            `has_image` `(B, M)`, `pixel_values` `(B, M, 3, height, width)` and `region_features`
+            `(B, M, regions, region_size)`.
 
         Raises:
             ValueError: an argument does not have one item per post, a post has not as many labels as words, an image
@@ -177,15 +187,16 @@ class MgcmtProcessor(WordwiseProcessor):
         return {} if table is None else {"augmentation": self._augmentation(table, posts, counts)}
 
     def image_tensors(
-        self, images: Sequence[ImageSource | torch.Tensor | None], counts: Counter[str] | None = None
+        self, images: Sequence[PostImage], counts: Counter[str] | None = None
     ) -> dict[str, torch.Tensor]:
         """`has_image` `(B,)` and, if any image is usable, `pixel_values` `(B, 3, height, width)`.
 
         One image is open at a time. If the images are region features, `region_features`
-        `(B, regions, region_size)` replaces `pixel_values`.
+        `(B, regions, region_size)` replaces `pixel_values`. If a post has several images, all these tensors have one
+        more dimension after the first: M, the largest number of images of a post.
 
         Args:
-            images: one per post as in a call, None where there is none.
+            images: one per post as in a call, or a list of several; None where there is none.
             counts: the counter to which the images are added, as in a batch.
 
         Raises:
@@ -193,20 +204,22 @@ class MgcmtProcessor(WordwiseProcessor):
             TypeError: an image is neither a path nor bytes nor a PIL image nor a tensor.
         """
         counts = Counter() if counts is None else counts
-        each = [None if image is None else self._tensor(image, post, counts) for post, image in enumerate(images)]
-        data = {"has_image": torch.tensor([one is not None for one in each], dtype=torch.bool)}
-        shapes = {tuple(one.shape) for one in each if one is not None}
+        each = [
+            [None if picture is None else self._tensor(picture, post, counts) for picture in pictures_of(image)]
+            for post, image in enumerate(images)
+        ]
+        shapes = {tuple(one.shape) for post in each for one in post if one is not None}
         if len(shapes) > 1:
             sizes = " and ".join(map(str, sorted(shapes, key=str)))
             raise ValueError(
                 f"the images have the sizes {sizes}: the image processor must crop (do_center_crop, crop_size), and "
                 "region features are of as many regions in every image"
             )
-        for shape in shapes:
-            nothing = torch.zeros(shape)
-            name = "pixel_values" if len(shape) == 3 else "region_features"
-            data[name] = torch.stack([nothing if one is None else one for one in each])
-        return data
+        has_image, stacked = side_by_side(each)
+        if stacked is None:
+            return {"has_image": has_image}
+        is_pixels = len(shapes.pop()) == 3
+        return {"has_image": has_image, "pixel_values" if is_pixels else "region_features": stacked}
 
     def check_model(self, config: Any) -> None:
         """Rejects the configuration of a model that does not fit this processor.
@@ -248,18 +261,21 @@ class MgcmtProcessor(WordwiseProcessor):
         made[is_word] = flat
         return made
 
-    def _objects(self, contexts: Sequence[VisualContext | Mapping[str, Any] | None], counts: Counter[str]) -> Any:
-        """The classes of every post's objects, `(B, K)`."""
-        made = torch.full((len(contexts), self.num_objects), PADDING_OBJECT)
-        for post, context in enumerate(contexts):
-            tags = [] if context is None else VisualContext.from_dict(context).object_tags
-            known = [found for tag in tags if (found := self._object_id(tag)) is not None]
-            kept = known[: self.num_objects]
-            made[post, : len(kept)] = torch.tensor(kept, dtype=torch.long)
-            counts["unknown_objects"] += len(tags) - len(known)
-            counts["objects_cut"] += len(known) - len(kept)
-            counts["objects"] += len(kept)
-        return made
+    def _objects(self, contexts: Sequence[PostContext], counts: Counter[str]) -> torch.Tensor:
+        """The classes of every post's objects, `(B, K)`; `(B, K × M)` if a post has the objects of M images."""
+        posts = [
+            [tags for context in contexts_of(given) for tags in context.by_image(OBJECT_TAGS)] for given in contexts
+        ]
+        made = torch.full((len(posts), max([1, *map(len, posts)]), self.num_objects), PADDING_OBJECT)  # (B, M, K)
+        for post, images in enumerate(posts):
+            for image, tags in enumerate(images):
+                known = [found for tag in tags if (found := self._object_id(tag)) is not None]
+                kept = known[: self.num_objects]
+                made[post, image, : len(kept)] = torch.tensor(kept, dtype=torch.long)
+                counts["unknown_objects"] += len(tags) - len(known)
+                counts["objects_cut"] += len(known) - len(kept)
+                counts["objects"] += len(kept)
+        return made.flatten(1)  # (B, K * M)
 
     def _object_id(self, tag: str) -> int | None:
         """The class of the longest label that the tag equals or ends with: "red traffic light" → "traffic light"."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeAlias
 
 from .plain_text import check_name, shown
 
@@ -22,6 +23,7 @@ OCR = "ocr"
 
 EXAMINATION = "image"  # where a store records the result of opening an image; not a kind of context
 NOT_KINDS = ("id", "source", "provenance", EXAMINATION)
+PER_IMAGE = "strings_per_image"  # in the provenance of the object tags of several images
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class VisualContext:
         kinds: strings by kind, ordered by confidence or position: `"object_tags"`, `"captions"`, `"ocr"` or a name of
             your own (`"knowledge"`).
         provenance: by kind, how its strings were created: `model`, `revision`, `settings`, `image_sha256` (see
-            `image_sha256`; a list if there are several images) and `date` (UTC, ISO 8601). All are optional:
-            `{"model": "scene"}` is enough. A kind with a provenance but without strings was searched for and not
-            found.
+            `image_sha256`; a list if there are several images), `strings_per_image` (see `joined`) and `date` (UTC,
+            ISO 8601). All are optional: `{"model": "scene"}` is enough. A kind with a provenance but without strings
+            was searched for and not found.
 
     Raises:
         ValueError: the name of a kind is invalid, a kind holds anything but strings, or a provenance is not a
@@ -116,6 +118,8 @@ class VisualContext:
         """The context of several images of one post: their strings follow one another, kind by kind, in this order.
 
         In the provenance of a kind, which is that of the first image, `image_sha256` lists all images that were read.
+        That of the object tags also says how many there are of each image, `strings_per_image`, because a model may
+        take only the first ones of each.
         """
         given = list(contexts)
         if len(given) == 1:
@@ -129,11 +133,41 @@ class VisualContext:
                 before = provenance.setdefault(kind, {**origin, "image_sha256": []})
                 if origin.get("image_sha256") is not None:
                     before["image_sha256"] = [*before["image_sha256"], origin["image_sha256"]]
+        if OBJECT_TAGS in kinds:
+            sizes = [len(strings) for context in given for strings in context.by_image(OBJECT_TAGS)]
+            provenance.setdefault(OBJECT_TAGS, {})[PER_IMAGE] = sizes
         return cls(kinds, {kind: _without_empty(origin) for kind, origin in provenance.items()})
+
+    def by_image(self, kind: str) -> list[list[str]]:
+        """The strings of a kind, one list for each image; a single list where the images are not told apart."""
+        strings = self.kinds.get(kind, [])
+        sizes = self.provenance.get(kind, {}).get(PER_IMAGE)
+        if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+            return [strings]
+        ends = list(accumulate(sizes, initial=0))
+        if ends[-1] != len(strings):  # the strings were changed afterwards
+            return [strings]
+        return [strings[start:end] for start, end in pairwise(ends)]
 
     def to_dict(self) -> dict[str, Any]:
         """The context as JSON values: `{"<kind>": [str, …], …, "provenance": {"<kind>": {…}}}`."""
         return {**{kind: list(strings) for kind, strings in self.kinds.items()}, "provenance": dict(self.provenance)}
+
+
+PostContext: TypeAlias = VisualContext | Mapping[str, Any] | Sequence[VisualContext | Mapping[str, Any] | None] | None
+"""What is said of a post's images: one context, a list with one per image, or None."""
+
+
+def contexts_of(given: PostContext) -> list[VisualContext]:
+    """The contexts of one post, given none (None), one, or a list with one per image, None where there is none.
+
+    Raises:
+        ValueError: a context is neither a `VisualContext` nor a mapping that `VisualContext.from_dict` accepts.
+    """
+    if given is None:
+        return []
+    each: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
+    return [VisualContext() if one is None else VisualContext.from_dict(one) for one in each]
 
 
 def _without_empty(origin: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from modeling_ita.entity_tagger import EntityTagger, NotFiniteError, word_emissions
+from modeling_ita.post_pictures import pictures_of
 from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.wordwise_processor import WordwiseProcessor
@@ -26,7 +27,8 @@ class Visual(NamedTuple):
 
     Attributes:
         context: the visual context.
-        image: the image, for models that take pictures, in any form that the processor takes; None if there is none.
+        image: the image, for models that take pictures, in any form that the processor takes; a list if the post has
+            several; None if there is none.
     """
 
     context: VisualContext = VisualContext()
@@ -49,25 +51,26 @@ def read_images(
     *,
     regions: bool = True,
     progress: str | None = None,
-) -> list[torch.Tensor | None]:
+) -> list[torch.Tensor | list[torch.Tensor | None] | None]:
     """Prepare images for a model that takes pictures, opening each file only once even if it occurs twice.
 
     Args:
         model: the model.
         processor: its processor.
-        images: the images, in any form that the processor takes; None if there is none.
+        images: the image of every post, in any form that the processor takes, or a list of several; None if there is
+            none.
         batch_size: images per batch of the vision encoder.
         regions: whether to run the vision encoder; otherwise only the pixels are prepared.
         progress: title of a progress bar. None: no bar.
 
     Returns:
         For every image, its region features `(49, region_size)` or pixels `(3, height, width)`; None if there is no
-        image.
+        image. For a post with several images, a list of these; None if none of them can be used.
     """
     model.eval()
     found: dict[Hashable, torch.Tensor | None] = {}
-    keys = [image if isinstance(image, (str, bytes)) else id(image) for image in images]
-    distinct = {key: image for key, image in zip(keys, images, strict=True) if image is not None}
+    posts = [pictures_of(image) for image in images]
+    distinct = {_key(picture): picture for post in posts for picture in post if picture is not None}
     bar = tqdm(total=len(distinct), desc=progress, unit="image", disable=None if progress else True, leave=False)
     order = iter(distinct)
     while chosen := list(islice(order, batch_size)):
@@ -79,7 +82,18 @@ def read_images(
             found[key] = seen[number].clone() if is_there and seen is not None else None
         bar.update(len(chosen))
     bar.close()
-    return [found.get(key) for key in keys]
+    return [_given([found.get(_key(picture)) for picture in post]) for post in posts]
+
+
+def _key(picture: Any) -> Hashable:
+    return picture if isinstance(picture, (str, bytes)) else id(picture)
+
+
+def _given(seen: list[torch.Tensor | None]) -> torch.Tensor | list[torch.Tensor | None] | None:
+    """The images of a post as a processor takes them: None for no image, and one alone without a list."""
+    if all(one is None for one in seen):
+        return None
+    return seen[0] if len(seen) == 1 else seen
 
 
 @torch.inference_mode()
