@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_text("\n".join(onnx_command(args.model, args.output, args.int8)))
     else:
         from hub_card.hub.exported_folder import export_model
-        from hub_card.predictions.loading import load_model
         from hub_card.report.report import read_report
+        from modeling_ita.model_loading import load_model
 
         model, processor = load_model(args.model)
         report = None if args.report is None else read_report(args.report)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
-from hub_card.predictions.loading import load_model
 from hub_card.report.text_table import flush_left
 from modeling_ita import ItaPipeline
 from modeling_ita.command_line import command, print_text, program
+from modeling_ita.model_loading import load_model
 from modeling_ita.plain_text import one_line
 
 ALONE = "the post alone"

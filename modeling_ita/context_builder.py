@@ -68,6 +68,7 @@ class ExaminedImage:
         picture: the RGB picture, if an aligner still has to process it.
         alignments: its alignments so far, by kind.
         is_new: whether it was opened for the first time.
+        is_read: whether an aligner has processed it just now, rather than everything being in the store.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ExaminedImage:
     picture: Image.Image | None = None
     alignments: dict[str, Alignment] = field(default_factory=dict)
     is_new: bool = False
+    is_read: bool = False
 
     def context(self, kinds: Iterable[str]) -> VisualContext:
         """The visual context made of the alignments of these kinds."""
@@ -143,12 +145,20 @@ class VisualContextBuilder:
             OSError: an aligner's checkpoint cannot be loaded.
             ValueError: an image is given as a URL, or an aligner does not return one list per image.
         """
+        return [image.context(self.aligners) for image in self.read(images)]
+
+    def read(self, images: Sequence[ImageSource | None]) -> list[ExaminedImage]:
+        """Examines and aligns a batch of images, like a call; warns of those that get no context.
+
+        Raises:
+            As in a call.
+        """
         examined = self.align([self.examine(source) for source in images])
         for source, image in zip(images, examined, strict=True):
             if source is not None and image.state != "readable":
                 why = image.detail and f": {image.detail}"
                 logger.warning("no visual context: %s is %s%s", image.name, image.state, why)
-        return [image.context(self.aligners) for image in examined]
+        return examined
 
     def examine(self, source: ImageSource | None) -> ExaminedImage:
         """Look the image up in the store, and open it if an aligner still has to process it.
@@ -205,6 +215,7 @@ class VisualContextBuilder:
         for image in waiting.values():
             self._recall(image)  # another process may have added it meanwhile
         built = {image.sha256 for image in waiting.values() if self._waiting(image)}
+        all_built = frozenset(built)
         for kind, aligner in self.aligners.items():
             unseen = [image for image in waiting.values() if kind not in image.alignments]
             if unseen:
@@ -217,6 +228,7 @@ class VisualContextBuilder:
                 image.alignments = waiting[image.sha256].alignments
                 image.picture = None
             self.counts["images"] += 1
+            image.is_read = image.sha256 in all_built
             if image.state == "readable":
                 self.counts["built" if image.sha256 in built else "stored"] += 1
                 built.discard(image.sha256)

@@ -9,16 +9,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .context_builder import ContextStore, VisualContextBuilder
+from .context_builder import ContextStore, ExaminedImage, VisualContextBuilder
 from .entity_tagger import IMAGES_AT_ONCE, NOT_FINITE, NotFiniteError, attention_of, decoding_batches, word_emissions
-from .image_file import ImageSource, UnreadableImage, open_image
+from .image_file import ImageSource, UnreadableImage, is_blank, open_image
 from .plain_text import shown
 from .visual_context import VisualContext
 
@@ -28,29 +28,48 @@ READ_AHEAD = 2**20  # characters of these posts, each counted as long as the lon
 
 _STRATEGIES = ("none", "simple", "first", "average", "max")
 
+ReadImages = Literal["always", "unsure", "never"]
+READ_IMAGES: tuple[ReadImages, ...] = ("always", "unsure", "never")
+IMAGE_STATES = ("none", "read", "stored", "skipped", "missing", "unreadable", "blank")
+"""What became of a post's images. Of several images, the first of these states that any of them has counts:
+`read`, `stored`, `unreadable`, `blank`, `missing`."""
+
 
 class _Post(NamedTuple):
-    """One input: the post, its image if anything looks at it, and the visual context that was given."""
+    """One input: the post, its images, and the visual context that was given."""
 
     content: str | list[str]
-    image: ImageSource | None = None
+    images: tuple[ImageSource, ...] = ()
     context: VisualContext | None = None
+
+
+class _Seen(NamedTuple):
+    """What takes part of a post's images: a context for each (or the given one), and those the model looks at."""
+
+    contexts: list[VisualContext]
+    images: list[ImageSource]
+    state: str
 
 
 class ItaPipeline(Pipeline):
     """Named entities of posts: `pipeline("token-classification", model=…, trust_remote_code=True)`, or `"ner"`.
 
     An input is a string, or a dictionary `{"text": …}` with, if there is one, an `"image"` (a path, a file's bytes or
-    a PIL image) and a `"context"` (a `VisualContext` or a dictionary such as `{"captions": ["a dog"]}`); neither is
-    needed. With `is_split_into_words=True` an input is a list of words or a dictionary with `"words"`. The context of
-    an image is looked up in `context_store`, and made live by the aligners that the processor names
-    (`context_builder`), loaded when the first image needs them; assign `pipe.context_builder` to have it made by
-    others. An explicit context takes precedence.
+    a PIL image, or a list of these if the post has several) and a `"context"` (a `VisualContext` or a dictionary such
+    as `{"captions": ["a dog"]}`); neither is needed. With `is_split_into_words=True` an input is a list of words or a
+    dictionary with `"words"`. The context of an image is looked up in `context_store`, and made live by the aligners
+    that the processor names (`context_builder`), loaded when the first image needs them; assign
+    `pipe.context_builder` to have it made by others. An explicit context takes precedence. The contexts of several
+    images follow one another, kind by kind, in the order of the images.
 
     To ITA an image is its context. MGCMT looks at the image itself (`{"text", "image"}`), and takes the
     objects in it from the context (`{"text", "context": {"object_tags": ["dog"]}}`, or all three); without a context
     and without aligners no object takes part. Its images are opened batch by batch, one at a time; if one cannot be
     read, or is blank, the post is labelled without it.
+
+    Reading an image costs a hundred times as much as labelling the post. With `read_images="unsure"` every post is
+    labelled alone first, and its image is read only if the model is unsure of its answer: if one minus the exact
+    posterior of the best tag sequence exceeds `image_gate`. Whether a context is in the store changes nothing.
 
     A single input gives one result, a list or tuple gives a list, and any other iterable, such as a generator, a
     dataset or a `KeyDataset`, gives an iterator, in the order of the inputs. Posts of similar
@@ -70,8 +89,15 @@ class ItaPipeline(Pipeline):
         ignore_labels: entity types, or tags, that are left out. Default: `["O"]`.
         min_score: leaves out entities (or words) with a lower score. Default: 0. A report's operating points give the
             threshold for a wanted precision.
+        read_images: `"always"` (default), `"unsure"`, or `"never"`. An explicit context takes part in every mode.
+        image_gate: the gate of `"unsure"`, a probability. Default: the configuration's, which was fitted on validation
+            data.
         return_context: whether a result is `{"entities": [...], "context": {...}}`, with the strings by kind that
             took part and their provenance; the context is None if none was given or made.
+        return_image_state: whether a result is `{"entities": [...], "image_state": …}`, with one of `IMAGE_STATES`:
+            `none` (no image), `read`, `stored` (all its contexts were in the store), `skipped` (a context was given,
+            or `read_images` left it out), `missing`, `unreadable` or `blank`. Together with `return_context` all three
+            keys are there.
         batch_size: maximum number of posts, or windows of long posts, in one pass through the encoder. Default: 32.
             A pass never holds more than 8,192 tokens.
         context_store: contexts that are known already: any object with `look_up(image_sha256, kind, identity)`, see
@@ -80,7 +106,8 @@ class ItaPipeline(Pipeline):
 
     Raises:
         TypeError: an input is not one of the above; the message says which.
-        ValueError: a dictionary has wrong keys, or an image is a URL or comes without a way to read it.
+        ValueError: a dictionary has wrong keys, an image is a URL or comes without a way to read it, or the gate is
+            asked for and the checkpoint has none.
         FileNotFoundError: there is no image file of this name.
         ImportError: the package that reads images is not installed; the message gives the command.
         FloatingPointError: the model gave numbers that are not finite; the message says for which input.
@@ -149,6 +176,9 @@ class ItaPipeline(Pipeline):
         ignore_labels: Sequence[str] | None = None,
         min_score: float | None = None,
         return_context: bool | None = None,
+        read_images: ReadImages | None = None,
+        image_gate: float | None = None,
+        return_image_state: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if aggregation_strategy is not None and aggregation_strategy not in _STRATEGIES:
             raise ValueError(
@@ -157,11 +187,25 @@ class ItaPipeline(Pipeline):
             )
         if min_score is not None and not 0 <= min_score <= 1:
             raise ValueError(f"min_score is {min_score} (expected a probability)")
+        if read_images is not None and read_images not in READ_IMAGES:
+            raise ValueError(f"unknown read_images {shown(read_images)} (expected one of {', '.join(READ_IMAGES)})")
+        if image_gate is not None and not 0 <= image_gate <= 1:
+            raise ValueError(f"image_gate is {image_gate} (expected a probability)")
         by_word = None if aggregation_strategy is None else aggregation_strategy == "none"
         steps: tuple[dict[str, Any], ...] = (
-            {"is_split_into_words": is_split_into_words},
+            {
+                "is_split_into_words": is_split_into_words,
+                "read_images": read_images,
+                "image_gate": image_gate,
+                "with_states": return_image_state,
+            },
             {"by_word": by_word},
-            {"ignore_labels": ignore_labels, "min_score": min_score, "return_context": return_context},
+            {
+                "ignore_labels": ignore_labels,
+                "min_score": min_score,
+                "return_context": return_context,
+                "return_image_state": return_image_state,
+            },
         )
         reading, decoding, writing = ({k: v for k, v in step.items() if v is not None} for step in steps)
         return reading, decoding, writing
@@ -178,8 +222,24 @@ class ItaPipeline(Pipeline):
         for window in _windows(inputs, LOOK_AHEAD * batch_size):
             model_inputs = self.preprocess(window, first=first, **reading)
             outputs = self.forward(model_inputs, batch_size=batch_size, **decoding)
+            unsure = [n for n in outputs["held"] if outputs["least_confidence"][n] > outputs["gate"]]
+            if unsure:
+                self._look_again(outputs, unsure, batch_size=batch_size, **decoding)
             yield from self.postprocess(outputs, **writing)
             first += len(window)
+
+    def _look_again(self, outputs: dict[str, Any], unsure: list[int], **forward_params: Any) -> None:
+        """Reads the images of these posts and labels them again, in `outputs`."""
+        again = self._inputs(
+            [outputs["posts"][n] for n in unsure],
+            [outputs["numbers"][n] for n in unsure],
+            outputs["is_split_into_words"],
+            with_states=outputs["with_states"],
+        )
+        found = self.forward(again, **forward_params)
+        for key in ("tags" if "tags" in outputs else "spans", "contexts", "states"):
+            for n, value in zip(unsure, found[key], strict=True):
+                outputs[key][n] = value
 
     def count_tokens(self, inputs: Sequence[Any], is_split_into_words: bool = False) -> list[int]:
         """How many tokens the encoder reads of every input, windows and contexts included: what it costs.
@@ -194,19 +254,60 @@ class ItaPipeline(Pipeline):
             counts[post] += tokens
         return counts
 
-    def preprocess(self, inputs: Sequence[Any], is_split_into_words: bool = False, first: int = 0) -> dict[str, Any]:
-        """Reads inputs, number `first` and following: `{"batch", "contexts", "images", "first"}`.
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        is_split_into_words: bool = False,
+        first: int = 0,
+        read_images: ReadImages = "always",
+        image_gate: float | None = None,
+        with_states: bool = False,
+    ) -> dict[str, Any]:
+        """Reads inputs, number `first` and following: `{"batch", "contexts", "images", "states", "held", …}`.
 
-        The batch is the processor's; there is a context and an image for every input, or None. The images are not
-        opened yet.
+        The batch is the processor's; there is a context, a list of images and a state for every input, or None. Images
+        that the model looks at are not opened yet. `held` are the posts whose images wait for the gate.
         """
-        posts = [
-            _read(item, number, is_split_into_words, self.model.sees_images)
-            for number, item in enumerate(inputs, first)
-        ]
-        contexts = self._contexts(posts)
-        batch = self.processor.for_prediction([post.content for post in posts], contexts, is_split_into_words)
-        return {"batch": batch, "contexts": contexts, "images": [post.image for post in posts], "first": first}
+        gate = self._gate(image_gate) if read_images == "unsure" else 1.0
+        looks = self.model.sees_images
+        posts = [_read(item, number, is_split_into_words, looks) for number, item in enumerate(inputs, first)]
+        numbers = list(range(first, first + len(posts)))
+        made = self._inputs(posts, numbers, is_split_into_words, read_images == "always", with_states)
+        if read_images == "unsure":
+            made["held"] = [n for n, post in enumerate(posts) if post.images and (looks or post.context is None)]
+        return {**made, "gate": gate}
+
+    def _gate(self, image_gate: float | None) -> float:
+        gate = getattr(self.model.config, "image_gate", None) if image_gate is None else image_gate
+        if gate is None:
+            raise ValueError(
+                'read_images="unsure" needs an image_gate, and this checkpoint has none: pass image_gate=0.2, or fit '
+                "it on validation posts with pictures (ita-mner evaluate MODEL --update_config)"
+            )
+        return gate
+
+    def _inputs(
+        self,
+        posts: list[_Post],
+        numbers: list[int],
+        is_split_into_words: bool,
+        reads: bool = True,
+        with_states: bool = False,
+    ) -> dict[str, Any]:
+        """What the model labels these posts from; their images take part if they are to be read."""
+        seen = self._look(posts, reads, with_states)
+        contexts = [VisualContext.joined(one.contexts) if one.contexts else None for one in seen]
+        return {
+            "batch": self.processor.for_prediction([post.content for post in posts], contexts, is_split_into_words),
+            "contexts": contexts,
+            "images": [one.images[0] if len(one.images) == 1 else one.images or None for one in seen],
+            "states": [one.state for one in seen],
+            "posts": posts,
+            "numbers": numbers,
+            "held": [],
+            "is_split_into_words": is_split_into_words,
+            "with_states": with_states,
+        }
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         """Runs the model on what `preprocess` made, on the pipeline's device, without gradients.
@@ -220,7 +321,7 @@ class ItaPipeline(Pipeline):
         except NotFiniteError as error:
             if error.post is None:
                 raise
-            place = f"input {model_inputs['first'] + error.post}"
+            place = f"input {model_inputs['numbers'][error.post]}"
             raise FloatingPointError(f"{place}: the model gave {NOT_FINITE}") from None
 
     def _forward(
@@ -231,10 +332,14 @@ class ItaPipeline(Pipeline):
         emissions = word_emissions(self.model, self.processor, batch, images, batch_size)
         decode = self.model.decode_scored_tags if by_word else self.model.decode_entities
         decoded: list[Any] = [[] for _ in emissions]
+        least_confidence, held = [0.0] * len(emissions), set(model_inputs["held"])
         for posts, padded, is_word in decoding_batches(emissions):
             for post, found in zip(posts, decode(padded, is_word), strict=True):
                 decoded[post] = found
-        return {**model_inputs, "tags" if by_word else "spans": decoded}
+            if not held.isdisjoint(posts):
+                for post, unsure in zip(posts, self.model.least_confidence(padded, is_word), strict=True):
+                    least_confidence[post] = unsure
+        return {**model_inputs, "tags" if by_word else "spans": decoded, "least_confidence": least_confidence}
 
     def postprocess(
         self,
@@ -242,6 +347,7 @@ class ItaPipeline(Pipeline):
         ignore_labels: Sequence[str] = ("O",),
         min_score: float = 0.0,
         return_context: bool = False,
+        return_image_state: bool = False,
     ) -> list[Any]:
         """The results of what `forward` returned, one for each input."""
         read = self._tagged_words if "tags" in model_outputs else self._entities
@@ -249,10 +355,15 @@ class ItaPipeline(Pipeline):
             [found for found in row if found["score"] >= min_score]
             for row in read(model_outputs, frozenset(ignore_labels))
         ]
-        if not return_context:
+        if not return_context and not return_image_state:
             return results
-        contexts = [self._used(context) for context in model_outputs["contexts"]]
-        return [{"entities": row, "context": context} for row, context in zip(results, contexts, strict=True)]
+        wrapped: list[dict[str, Any]] = [{"entities": row} for row in results]
+        for n, result in enumerate(wrapped):
+            if return_context:
+                result["context"] = self._used(model_outputs["contexts"][n])
+            if return_image_state:
+                result["image_state"] = model_outputs["states"][n]
+        return wrapped
 
     def _entities(self, model_outputs: dict[str, Any], ignored: frozenset[str]) -> list[list[dict[str, Any]]]:
         posts = self.processor.post_process_entities(model_outputs["spans"], model_outputs["batch"])
@@ -284,17 +395,52 @@ class ItaPipeline(Pipeline):
         kinds = {kind: context.kinds[kind] for kind in named if kind in context.kinds}
         return VisualContext(kinds, {k: context.provenance[k] for k in named if k in context.provenance}).to_dict()
 
-    def _contexts(self, posts: Sequence[_Post]) -> list[VisualContext | None]:
-        """The context of every post: the given one, or that of its image."""
-        contexts = [post.context for post in posts]
-        if self.model.sees_images and self.processor.context_builder is None and "context_builder" not in vars(self):
-            return contexts
-        pictured = [n for n, post in enumerate(posts) if post.context is None and post.image is not None]
-        for start in range(0, len(pictured), IMAGES_AT_ONCE):
-            chunk = pictured[start : start + IMAGES_AT_ONCE]
-            for n, context in zip(chunk, self.context_builder([posts[n].image for n in chunk]), strict=True):
-                contexts[n] = context
-        return contexts
+    def _look(self, posts: Sequence[_Post], reads: bool, with_states: bool) -> list[_Seen]:
+        """What takes part of the images of every post: nothing that is not to be read, and no more than is needed."""
+        looks = self.model.sees_images
+        seen = [
+            _Seen([] if post.context is None else [post.context], [], "skipped" if post.images else "none")
+            for post in posts
+        ]
+        if not reads:
+            return seen
+        builds = not looks or self.processor.context_builder is not None or "context_builder" in vars(self)
+        pictured = [n for n, post in enumerate(posts) if post.images and (looks or post.context is None)]
+        readings: dict[int, list[ExaminedImage]] = {n: [] for n in pictured if posts[n].context is None}
+        if builds:
+            each = [(n, image) for n in readings for image in posts[n].images]
+            for start in range(0, len(each), IMAGES_AT_ONCE):
+                chunk = each[start : start + IMAGES_AT_ONCE]
+                for (n, _), image in zip(chunk, self.context_builder.read([image for _, image in chunk]), strict=True):
+                    readings[n].append(image)
+        for n in pictured:
+            images = list(posts[n].images) if looks else []
+            contexts = seen[n].contexts
+            if found := readings.get(n):
+                contexts = [image.context(self.context_builder.aligners) for image in found]
+                state = _foremost(_state(image) for image in found)
+            else:
+                state = _foremost(map(_looked_at, images)) if with_states else "read"
+            seen[n] = _Seen(contexts, images, state)
+        return seen
+
+
+def _state(image: ExaminedImage) -> str:
+    return image.state if image.state != "readable" else "read" if image.is_read else "stored"
+
+
+def _looked_at(image: ImageSource) -> str:
+    """The state of an image that the model itself will open."""
+    try:
+        return "blank" if is_blank(open_image(image)) else "read"
+    except UnreadableImage:
+        return "unreadable"
+
+
+def _foremost(states: Iterable[str]) -> str:
+    """The state of a post's images, from those of the single ones."""
+    order = ("read", "stored", "unreadable", "blank", "missing")
+    return min(states, key=order.index)
 
 
 def _is_single(inputs: Any, is_split_into_words: bool) -> bool:
@@ -351,12 +497,13 @@ def _read(item: Any, number: int, is_split_into_words: bool, looks: bool) -> _Po
                 f"the keys are {', '.join(map(repr, item)) or 'none':.200} (expected {key!r} and, where there is one, "
                 "'image' or 'context'; is_split_into_words=True takes 'words', and False 'text')"
             )
-        content, image, context = _content(item[key], is_split_into_words), item.get("image"), item.get("context")
+        content, given, context = _content(item[key], is_split_into_words), item.get("image"), item.get("context")
+        images = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
         if context is not None:
-            context, image = VisualContext.from_dict(context), image if looks else None
-        if image is not None:
+            context = VisualContext.from_dict(context)
+        for image in images if looks or context is None else ():
             _check_image(image)
-        return _Post(content, image, context)
+        return _Post(content, images, context)
     except (TypeError, ValueError, FileNotFoundError) as error:
         raise type(error)(f"input {number}: {error}") from None
 

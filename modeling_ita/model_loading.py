@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import AutoModelForTokenClassification, AutoProcessor
 
-from modeling_ita.checkpoint_files import check_checkpoint, reading
-from modeling_ita.entity_tagger import EntityTagger
-from modeling_ita.wordwise_processor import WordwiseProcessor
+from .checkpoint_files import check_checkpoint, reading
+from .entity_tagger import EntityTagger
+from .wordwise_processor import WordwiseProcessor
 
 
 def load_model(name: str, device: Any = None) -> tuple[EntityTagger, WordwiseProcessor]:
