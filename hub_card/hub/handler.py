@@ -7,21 +7,23 @@ to read images. A request is `{"inputs": …, "parameters": {…}}`. An input is
     {"text": "Phoenix tonight!", "image": "<the file in base64, or a data: URI>"}
     {"text": "Phoenix tonight!", "context": {"captions": ["a skyline at night"], "ocr": ["SUNS"]}}
     {"text": "Phoenix tonight!", "image": "…", "context": {"object_tags": ["person", "sports ball"]}}
+    {"text": "Phoenix tonight!", "image": ["…", "…"]}        a post with several images
 
 or a list of these. A single input returns its result; a list returns the list of results in the same order. A result
 is the pipeline's output: a list of `{"entity_group", "score", "word", "start", "end"}`, or with `return_context` an
 object with `entities` and `context`. With the parameter `is_split_into_words` a post is a list of words; in an object
 its key is `"words"`.
 
-The model's aligners build the context of an image. An explicit context takes precedence. ITA uses only the context, so
-it ignores the image if a context is given. MGCMT always uses the image itself, and takes the objects from the context;
-if it has no aligners, an image without a context is used without objects. (An MGCMT without a vision encoder uses only
-the context, as ITA does.)
+The model's aligners build the context of an image; those of several images follow one another, kind by kind. An
+explicit context takes precedence. ITA uses only the context, so it ignores the image if a context is given. MGCMT
+always uses the image itself, and takes the objects from the context; if it has no aligners, an image without a context
+is used without objects. (An MGCMT without a vision encoder uses only the context, as ITA does.)
 
 **Errors** are JSON too: `{"error": {"status": 422, "message": "…", "input": 3}}`. An error in one input replaces
 that input's result and carries the input's index (from 0); the other inputs are still answered. An error in the whole
 request has no `input` and is the whole response. Inference Endpoints turn every exception into HTTP 400, so errors are
-returned in the body. `status` has its HTTP meaning:
+returned in the body. If an input has several images, its error says which one is meant (`image 2 of 3: …`), and the
+limits count them all. `status` has its HTTP meaning:
 
     400  the request, an input, a parameter or a context is malformed; an image is a URL or is not base64
     413  a limit below is exceeded. Some limits apply to all inputs of a request together: inputs are answered in order
@@ -112,6 +114,10 @@ class _Refused(Exception):
         message = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", _without_halves(message))
         super().__init__(message if len(message) <= MESSAGE else f"{message[: MESSAGE - 2]} …")
         self.status = status
+
+    def of_image(self, place: int, images: int) -> _Refused:
+        """The same error, which says which image of the input it is about, if there are several."""
+        return self if images == 1 else _Refused(self.status, f"image {place + 1} of {images}: {self}")
 
     def to_dict(self, **place: int) -> dict[str, Any]:
         return {"error": {"status": self.status, "message": str(self), **place}}
@@ -223,17 +229,28 @@ class EndpointHandler:
     def _look_at_images(self, results: list[Any]) -> None:
         """Gives the posts that have an image and need its context that context, or says why there is none."""
         pictured = [n for n, post in enumerate(results) if not isinstance(post, _Refused) and "image" in post]
+        images = {n: _listed(results[n]["image"]) for n in pictured}
+        contexts: dict[int, list[Any]] = {n: [] for n in pictured if "context" not in results[n]}
+        places = [(n, place) for n in pictured for place in range(len(images[n]))]
         at_once = 1 if self.pipe.device.type == "cpu" else IMAGES_AT_ONCE
         begin = _clocks()
-        for start in range(0, len(pictured), at_once):
-            chunk = pictured[start : start + at_once]
+        for start in range(0, len(places), at_once):
+            chunk = places[start : start + at_once]
             is_late = min(now - then for now, then in zip(_clocks(), begin, strict=True)) > self.limits.image_seconds
-            for n in chunk:
-                refused = self._too_late() if is_late else _attempt(self._check_pixels, results[n]["image"])
-                results[n] = refused or results[n]
-            chunk = [n for n in chunk if not isinstance(results[n], _Refused) and "context" not in results[n]]
-            for n, context in zip(chunk, _each(self._see, [results[n]["image"] for n in chunk]), strict=True):
-                results[n] = context if isinstance(context, _Refused) else {**results[n], "context": context}
+            for n, place in chunk:
+                if not isinstance(results[n], _Refused):
+                    refused = self._too_late() if is_late else _attempt(self._check_pixels, images[n][place])
+                    results[n] = refused.of_image(place, len(images[n])) if refused else results[n]
+            chunk = [(n, place) for n, place in chunk if not isinstance(results[n], _Refused) and n in contexts]
+            found = _each(self._see, [images[n][place] for n, place in chunk])
+            for (n, place), context in zip(chunk, found, strict=True):
+                if not isinstance(context, _Refused):
+                    contexts[n].append(context)
+                elif not isinstance(results[n], _Refused):
+                    results[n] = context.of_image(place, len(images[n]))
+        for n, each in contexts.items():
+            if not isinstance(results[n], _Refused):
+                results[n] = {**results[n], "context": each[0] if len(each) == 1 else _joined(each)}
 
     def _too_late(self) -> _Refused:
         limit = self.limits.image_seconds
@@ -263,13 +280,23 @@ class EndpointHandler:
             self._check_characters("the context", len(written))
             characters += len(written)
             post["context"] = json.loads(written)
-        looked_at = image is not None and (self._sees_images or context is None)
-        spent.take(total_characters=characters, images=int(looked_at))
-        if not looked_at:
+        images = _listed(image) if self._sees_images or context is None else []
+        spent.take(total_characters=characters, images=len(images))
+        if not images:
             return post
-        file, pixels = self._image(image)
-        spent.take(total_image_bytes=len(file), total_image_pixels=pixels)
-        return {**post, "image": file}
+        files: list[bytes] = []
+        size = pixels = 0
+        for place, one in enumerate(images):
+            try:
+                file, area = self._image(one)
+            except _Refused as refused:
+                raise refused.of_image(place, len(images)) from None
+            files.append(file)
+            size, pixels = size + len(file), pixels + area
+            if size > self.limits.total_image_bytes:
+                break  # refused below; the others would only take memory
+        spent.take(total_image_bytes=size, total_image_pixels=pixels)
+        return {**post, "image": files if len(files) > 1 else files[0]}
 
     def _check_characters(self, name: str, characters: int) -> None:
         if characters > self.limits.characters:
@@ -345,6 +372,19 @@ class EndpointHandler:
 def _clocks() -> tuple[float, float]:
     """Seconds by the clock and of the CPU; the fewer count, as a busy machine adds to one and threads to the other."""
     return time.monotonic(), time.process_time()
+
+
+def _listed(image: Any) -> list[Any]:
+    """The images of an input, given none, one or several."""
+    if image is None:
+        return []
+    return list(image) if isinstance(image, (list, tuple)) else [image]
+
+
+def _joined(contexts: Sequence[Any]) -> Any:
+    """The context of several images; None where the model looks and names no aligners."""
+    made = [context for context in contexts if context is not None]
+    return type(made[0]).joined(made) if made else None
 
 
 def _is_list_of_strings(value: Any) -> bool:

@@ -287,6 +287,53 @@ def test_what_fails_is_told_and_logged_without_the_post(
     assert not any(word in caplog.text for word in ("Phoenix", "stadium", "example.org"))
 
 
+# --- several images --------------------------------------------------------------------------------------------------
+
+
+def test_the_contexts_of_several_images_follow_one_another(handler: EndpointHandler, pipe: ItaPipeline) -> None:
+    several = [encoded(picture(70)), encoded(picture(ink="white")), encoded(picture(80))]
+    answer = ask(handler, {"text": POST, "image": several}, return_context=True)
+    assert answer["context"]["ocr"] == ["width 70", "width 80"]
+    assert_same(answer["entities"], pipe({"text": POST, "context": {"ocr": ["width 70", "width 80"]}}))
+    one, listed = ask(handler, [{"text": POST, "image": image} for image in (several[0], several[:1])])
+    assert one == listed
+    assert_same(ask(handler, {"text": POST, "image": []}), pipe(POST))
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "message"),
+    [
+        (None, 400, "image 2 of 2: the image is not a string"),
+        ("https://example.org/a.png", 400, "image 2 of 2: the image is a URL"),
+        (encoded(b"hello"), 415, "image 2 of 2: the image format is not supported"),
+        (encoded(picture()[:-30]), 422, "image 2 of 2: the image cannot be read"),
+        (encoded(picture(90)), 500, "image 2 of 2: the server failed"),
+    ],
+)
+def test_an_error_names_the_image(
+    handler: EndpointHandler, pipe: ItaPipeline, second: str | None, status: int, message: str
+) -> None:
+    answers = ask(handler, [{"text": POST, "image": [encoded(picture()), second]}, POST])
+    refused(answers[0], status, message)
+    assert_same(answers[1], pipe(POST))
+
+
+def test_the_limits_count_all_images_of_an_input(
+    handler: EndpointHandler, pipe: ItaPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = {"text": POST, "image": [encoded(picture())] * 2}
+    size, area = len(picture()), 64 * 48
+    for name, limit in (("images", 3), ("total_image_bytes", 3 * size), ("total_image_pixels", 3 * area)):
+        monkeypatch.setattr(handler, "limits", handler.limits._replace(**{name: limit}))
+        first, second, third = ask(handler, [two, two, {"text": POST, "image": encoded(picture())}])
+        assert isinstance(first, list) and isinstance(third, list)  # the one that does not fit costs no other
+        refused(second, 413, "with this input the request has", 1)
+        refused(ask(handler, {"text": POST, "image": [encoded(picture())] * 9}), 413, "the input has ")
+        monkeypatch.undo()
+    monkeypatch.setattr(handler, "limits", handler.limits._replace(image_seconds=-1))
+    refused(ask(handler, two), 413, "image 1 of 2: the images of this request took more than")
+
+
 # --- a model that looks at the image itself --------------------------------------------------------------------------
 
 OBJECTS = {"object_tags": ["dog", "car"]}
@@ -351,6 +398,33 @@ def test_an_image_that_cannot_be_seen_is_an_error_and_costs_no_neighbour(
     expected = looking_pipe({"text": POST, "image": picture(), **context})
     for answer in answers[::2]:
         assert_same(answer, expected)
+
+
+def test_a_model_that_looks_is_shown_all_images(
+    looking: EndpointHandler, looking_pipe: ItaPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [picture(), picture(80, ink="red")]
+    sent = {"text": POST, "image": [encoded(image) for image in several]}
+    assert_same(ask(looking, sent), looking_pipe({"text": POST, "image": several}))
+    assert_same(
+        ask(looking, {**sent, "context": OBJECTS}), looking_pipe({"text": POST, "image": several, "context": OBJECTS})
+    )
+    refused(
+        ask(looking, {**sent, "image": [sent["image"][0], encoded(picture()[:-30])]}),
+        422,
+        "image 2 of 2: the image cannot be read",
+    )
+    builder = VisualContextBuilder(
+        object_tags=lambda images: [["dog"] * 6 if i.width == 64 else ["car"] for i in images]
+    )
+    for pipe in (looking.pipe, looking_pipe):
+        monkeypatch.setitem(vars(pipe), "context_builder", builder)
+    found = ask(looking, sent, return_context=True)
+    assert found["context"]["object_tags"] == ["dog"] * 6 + ["car"]
+    expected = looking_pipe({"text": POST, "image": several})
+    assert_same(found["entities"], expected)  # five objects of each image: the car takes part
+    cut = looking_pipe({"text": POST, "image": several, "context": {"object_tags": ["dog"] * 6 + ["car"]}})
+    assert [e["score"] for e in cut] != pytest.approx([e["score"] for e in expected], abs=1e-4)
 
 
 def test_objects_that_an_aligner_finds_stand_beside_the_image(
