@@ -130,8 +130,10 @@ def _split_counts(corpus: Corpus, split: str) -> dict[str, Any]:
         states = [corpus.verdict(post.post).state for post in posts]
         images = {state: states.count(state) for state in IMAGE_STATES}
     if corpus.contexts is not None:
-        given = [corpus.contexts[post.post.image_id] for post in posts if post.post.image_id in corpus.contexts]
-        present = sum(map(bool, given))
+        known = corpus.contexts
+        found = [[known[name] for name in corpus.names(post.post) if name in known] for post in posts]
+        given = [any(contexts) for contexts in found if contexts]  # a post's contexts are joined
+        present = sum(given)
         contexts = {"present": present, "empty": len(given) - present, "missing": len(posts) - len(given)}
     return {
         **corpus.counts[split],

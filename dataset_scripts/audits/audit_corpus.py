@@ -16,13 +16,14 @@ from dataset_scripts.corpus.conll import (
     TaggedPost,
     UnknownTag,
     entity_types,
+    image_names,
     read_posts,
     read_tags,
     text_counts,
 )
 from dataset_scripts.corpus.context_files import read_contexts
 from dataset_scripts.corpus.corpus_config import KNOWN_FILES, MnerConfig, file_sha256
-from dataset_scripts.corpus.corpus_images import Verdict, examine_images, images_by_id
+from dataset_scripts.corpus.corpus_images import Verdict, examine_images, images_by_id, verdict_of_post
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
 
@@ -93,10 +94,31 @@ class Corpus:
         """All posts, each with its split."""
         return ((split, post) for split, posts in self.posts.items() for post in posts)
 
+    def names(self, post: Post) -> list[str]:
+        """The names of a post's images and contexts."""
+        return image_names(post.image_id, self.known)
+
+    @cached_property
+    def known(self) -> set[str]:
+        """The names of all images and contexts."""
+        return {*self.images, *(self.contexts or ())}
+
+    def paths(self, post: Post) -> list[str]:
+        """The files of a post's images, as far as they exist."""
+        return [self.images[name] for name in self.names(post) if name in self.images]
+
     def verdict(self, post: Post) -> Verdict:
-        """The verdict on a post's image."""
-        path = self.images.get(post.image_id)
-        return Verdict("missing") if path is None else self.verdicts[path]
+        """The verdict on a post's image; of several, as `verdict_of_post` says."""
+        return verdict_of_post([self.verdict_on(name) for name in self.names(post)])
+
+    def verdict_on(self, name: str) -> Verdict:
+        """The verdict on the image of this name."""
+        return self.verdicts[self.images[name]] if name in self.images else Verdict("missing")
+
+    def shows_placeholder(self, post: Post) -> bool:
+        """Whether a post has images, and all are placeholders."""
+        paths = self.paths(post)
+        return bool(paths) and self.placeholders.issuperset(paths)
 
     @cached_property
     def placeholders(self) -> set[str]:
@@ -145,10 +167,9 @@ def read_corpus(config: MnerConfig) -> Corpus:
     if config.images_dir is not None and Path(config.images_dir).expanduser().is_dir():
         corpus.image_files = config.image_files()
         corpus.images = images_by_id(corpus.image_files)
-        asked_for = {corpus.images.get(post.post.image_id) for _, post in corpus}
-        corpus.verdicts = examine_images(path for path in asked_for if path is not None)
     if context_paths:
         corpus.contexts = read_contexts(context_paths, corpus.context_faults)
+    corpus.verdicts = examine_images({path for _, post in corpus for path in corpus.paths(post.post)})
     return corpus
 
 

@@ -51,11 +51,12 @@ def _images(corpus: Corpus) -> Iterator[Finding]:
         return
     by_state: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for split, (post, _, _, _) in corpus:
-        verdict, path = corpus.verdict(post), corpus.images.get(post.image_id)
+        verdict, paths = corpus.verdict(post), corpus.paths(post)
+        path = next((path for path in paths if corpus.verdicts[path] is verdict), None)
         more = {} if path is None else {"image": os.path.basename(path)}
         if verdict.reason and path is not None:
             more["problem"] = verdict.reason.removeprefix(f"cannot read {image_name(path)}: ")
-        state = "placeholder" if path in corpus.placeholders else verdict.state
+        state = "placeholder" if corpus.shows_placeholder(post) else verdict.state
         by_state[state].append(corpus.place(split, post, **more))
     total = sum(map(len, by_state.values()))
     if total and len(by_state["missing"]) == total:
@@ -99,9 +100,7 @@ def _image_files(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _shows_nothing(corpus: Corpus, post: Post) -> bool:
-    if corpus.images.get(post.image_id) in corpus.placeholders:
-        return True
-    return corpus.verdict(post).state in ("unreadable", "blank")
+    return corpus.shows_placeholder(post) or corpus.verdict(post).state in ("unreadable", "blank")
 
 
 def _present(corpus: Corpus) -> list[str]:
@@ -125,7 +124,7 @@ def _contexts(corpus: Corpus) -> Iterator[Finding]:
         return
     posts = [(split, post) for split, (post, _, _, _) in corpus]
     total = len(posts)
-    without = [(split, post) for split, post in posts if post.image_id not in corpus.contexts]
+    without = [(split, post) for split, post in posts if corpus.contexts.keys().isdisjoint(corpus.names(post))]
     # A post whose image is known to be missing needs no context.
     looked_at = corpus.image_files is not None
     missing = [corpus.place(*at) for at in without if not looked_at or corpus.verdict(at[1]).state == "present"]
@@ -138,7 +137,7 @@ def _contexts(corpus: Corpus) -> Iterator[Finding]:
         message = f"{counted(len(missing), 'post')} of {total:,} {which} a row of context"
         advice = "build the contexts of these posts; without one a post is read as text"
         yield Finding("contexts_missing", "warning", len(missing), message, advice, examples=missing)
-    without_post = sorted(corpus.contexts.keys() - {post.image_id for _, post in posts})
+    without_post = sorted(corpus.contexts.keys() - {name for _, post in posts for name in corpus.names(post)})
     if without_post:
         message = f"{counted(len(without_post), 'id')} of the context files that no post has"
         examples = [{"id": post_id} for post_id in without_post]
@@ -146,7 +145,7 @@ def _contexts(corpus: Corpus) -> Iterator[Finding]:
     of_nothing = [
         corpus.place(split, post, image=corpus.verdict(post).state)
         for split, post in posts
-        if corpus.contexts.get(post.image_id) and _shows_nothing(corpus, post)
+        if any(map(corpus.contexts.get, corpus.names(post))) and _shows_nothing(corpus, post)
     ]
     if of_nothing:
         message = (
@@ -159,9 +158,9 @@ def _contexts(corpus: Corpus) -> Iterator[Finding]:
 def _captions(corpus: Corpus) -> Iterator[Finding]:
     """Captions that many images share: a captioner gives every copy of a placeholder the same one (method §7)."""
     pictures: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for _, (post, _, _, _) in corpus:
-        context = (corpus.contexts or {}).get(post.image_id, VisualContext())
-        picture = corpus.verdict(post).sha256 or f"id {post.image_id}"
+    for name in (name for _, (post, _, _, _) in corpus for name in corpus.names(post)):
+        context = (corpus.contexts or {}).get(name, VisualContext())
+        picture = corpus.verdict_on(name).sha256 or f"id {name}"
         for kind, strings in context.kinds.items():
             for text in strings if kind != OBJECT_TAGS else ():
                 if len(text.split()) >= SENTENCE:

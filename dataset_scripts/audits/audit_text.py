@@ -282,7 +282,7 @@ def _text_of(post: Post) -> Hashable:
 def _picture(corpus: Corpus, post: Post) -> str | None:
     """A key that identifies a post's image; None if it is blank, unreadable or a placeholder."""
     verdict = corpus.verdict(post)
-    if corpus.images.get(post.image_id) in corpus.placeholders:
+    if corpus.shows_placeholder(post):
         return None
     return {"present": verdict.sha256, "missing": f"id {post.image_id}"}.get(verdict.state)
 

@@ -17,10 +17,12 @@ from typing import Any
 import datasets
 from datasets.utils.file_utils import xopen
 
-from dataset_scripts.corpus.conll import read_posts
+from dataset_scripts.corpus.conll import image_names, read_posts
 from dataset_scripts.corpus.corpus_config import CONFIGS, MnerConfig
 from dataset_scripts.corpus.corpus_images import IMAGE_SUFFIXES, images_by_id
+from dataset_scripts.corpus.examples import undecoded
 from modeling_ita.image_file import MAX_BYTES, ImageSource
+from modeling_ita.post_pictures import pictures_of
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
@@ -41,7 +43,7 @@ class ImageSet:
 
 
 def corpus_images(corpus: str, images_dir: str | None = None) -> ImageSet:
-    """The image of every post of a corpus, by the post's id in its file.
+    """The images of every post of a corpus, by the names in the post's `IMGID:` line (see `image_names`).
 
     Args:
         corpus: a folder with `train.txt`, `valid.txt`, `test.txt`, or `sample_posts`.
@@ -57,7 +59,7 @@ def corpus_images(corpus: str, images_dir: str | None = None) -> ImageSet:
         config = MnerConfig(name="conll", data_dir=corpus, images_dir=images_dir or str(Path(corpus, "images")))
     by_id = images_by_id(config.image_files())
     posts = [post for path in config.text_files().values() for post in read_posts(path.read_bytes(), str(path))[0]]
-    pairs = {post.image_id: by_id.get(post.image_id) for post in posts}
+    pairs = {name: by_id.get(name) for post in posts for name in image_names(post.image_id, by_id)}
     return ImageSet(iter(pairs.items()), len(pairs), tuple(config.context_paths()))
 
 
@@ -119,11 +121,13 @@ def dataset_images(
 ) -> ImageSet:
     """The images of any data set that `datasets.load_dataset` can load, streamed a few rows at a time.
 
+    A column may hold lists of images. Those of a row with several have the ids `x#1`, `x#2`, … if the row's id is `x`.
+
     Args:
         name: a repository on the Hub or a local folder.
         configuration: the data set's configuration, if it has several.
         split: the split.
-        image_column: the column of images. Default: the only image column.
+        image_column: the column of images, or of lists of images. Default: the only such column.
         id_column: the column of ids; None numbers the rows from 0.
 
     Raises:
@@ -134,7 +138,7 @@ def dataset_images(
     except (OSError, ValueError) as error:
         raise ValueError(f"the data set {name!r} cannot be read: {error}") from error
     features = rows.features or {}
-    columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    columns = [column for column, feature in features.items() if _holds_images(feature)]
     if image_column is None:
         if len(columns) != 1:
             raise ValueError(f"{name} has {len(columns)} columns of images {columns}: name one (image_column)")
@@ -144,7 +148,9 @@ def dataset_images(
     for column in (image_column, id_column):
         if column is not None and features and column not in features:
             raise ValueError(f"{name} has no column {column!r} (expected one of {', '.join(features)})")
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))  # read by open_image, under its limits
+    rows = rows.cast_column(
+        image_column, undecoded(features.get(image_column))
+    )  # read by open_image, under its limits
     kept = [image_column] if id_column is None else [image_column, id_column]
 
     def pairs() -> Iterator[tuple[str, ImageSource | None]]:
@@ -152,10 +158,18 @@ def dataset_images(
             key = number if id_column is None else row[id_column]
             if key is None:
                 raise ValueError(f"row {number} of {name} has no id in the column {id_column!r}")
-            yield str(key), _content(row[image_column] or {})
+            images = pictures_of(row[image_column]) or [None]
+            for place, image in enumerate(images, start=1):
+                yield str(key) if len(images) == 1 else f"{key}#{place}", _content(image or {})
 
     info = (rows.info.splits or {}).get(split) if rows.info else None
-    return ImageSet(pairs(), info.num_examples if info else None)
+    is_one_each = isinstance(features.get(image_column), datasets.Image)
+    return ImageSet(pairs(), info.num_examples if info and is_one_each else None)
+
+
+def _holds_images(feature: Any) -> bool:
+    is_list = isinstance(feature, (datasets.List, datasets.LargeList))
+    return isinstance(feature.feature if is_list else feature, datasets.Image)
 
 
 def _content(image: dict[str, Any]) -> ImageSource | None:

@@ -1,6 +1,7 @@
 """Reads posts in CoNLL format, as used by the Twitter corpora.
 
-A post is an `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. Files are split only at newlines and
+A post is an `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. A post with several images names them all:
+`IMGID:<id> <id>`, see `image_names`. Files are split only at newlines and
 TABs: in these corpora U+00A0, U+0085 and the like are tokens.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,8 +65,8 @@ class Post(NamedTuple):
 
     Attributes:
         id: the post's name, unique in its file.
-        image_id: the id in the file, by which its image and context are found; differs from `id` if several posts in
-            the file have the same id.
+        image_id: the id in the file, by which its image and context are found (`image_names` takes the names of
+            several from it); differs from `id` if several posts in the file have the same id.
         words: the tokens.
         tags: one tag per token.
         first_line: the line number of the first token; the others follow, one per line.
@@ -112,6 +114,8 @@ def read_posts(
     faults: list[CorpusFault] | None = None,
 ) -> tuple[list[Post], Counter[str]]:
     """Read the posts of one file.
+
+    The line `IMGID:17_1 17_2` is above a post with two images, see `image_names`; its id is the whole.
 
     Posts with a repeated id are kept: the second post with the id `x` gets the id `x#2`. An `IMGID:` line with no
     token below it is skipped. Both are counted.
@@ -244,6 +248,29 @@ def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | N
             elif tag != "O":
                 found(CorpusFault(name, number, f"unknown tag {quote(tag)} (expected O, B-X or I-X)"), faults)
     return sorted(types)
+
+
+def image_names(image_id: str, known: Container[str]) -> list[str]:
+    """The names of a post's images in the id of its `IMGID:` line: `17_1 17_2`, with blanks or commas between them.
+
+    An id may itself contain blanks or commas. It is therefore taken apart only if the whole is not the name of an image
+    or context, and one of its parts is.
+
+    Args:
+        image_id: the id.
+        known: the names of all images and contexts.
+    """
+    if image_id in known:
+        return [image_id]
+    names = list(dict.fromkeys(filter(None, re.split(r"[\s,]+", image_id))))
+    return names if len(names) > 1 and any(name in known for name in names) else [image_id]
+
+
+def names_several(data: bytes, known: Container[str]) -> bool:
+    """Whether a post of a file has several images, see `image_names`; malformed lines are left to `read_posts`."""
+    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    ids = (_post_id(line.decode("utf-8", "replace")) for line in lines if line.startswith(ID_PREFIX.encode()))
+    return any(len(image_names(given, known)) > 1 for given in ids if given)
 
 
 def is_invisible(word: str) -> bool:

@@ -144,7 +144,7 @@ def file_sha256(path: Path) -> str:
 
 
 # Raise the version whenever the same files yield different rows: the cache is keyed by it.
-VERSION = datasets.Version("1.0.0")
+VERSION = datasets.Version("1.1.0")
 CONFIGS = {
     config.name: config
     for config in (

@@ -31,6 +31,12 @@ class Verdict(NamedTuple):
     fingerprint: str = ""
 
 
+def verdict_of_post(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a post, from those on its images: the first one that is present, else unreadable, blank, missing."""
+    order = ("present", "unreadable", "blank", "missing")
+    return min(verdicts, key=lambda verdict: order.index(verdict.state))
+
+
 def images_by_id(images: Sequence[str]) -> dict[str, str]:
     """Map ids to image files. An id is the file name, with or without its suffix (`.jpg` takes precedence)."""
     found: dict[str, str] = {}

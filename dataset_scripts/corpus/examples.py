@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import torch
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from modeling_ita.data_collator import Example
+from modeling_ita.post_pictures import pictures_of
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
 
@@ -22,19 +24,28 @@ def read_examples(
         rows: the split.
         given: the corpus' tag set.
         scheme: the model's tag set.
-        with_images: whether the model uses images; they are referenced here, not opened.
+        with_images: whether the model uses images; they are referenced here, not opened. A post with several has a
+            list.
     """
     wanted = ["id", "words", "tags", "context", *(["image"] if with_images else [])]
     rows = rows.select_columns([column for column in wanted if column in rows.column_names])
     if "image" in rows.column_names:
-        rows = rows.cast_column("image", datasets.Image(decode=False))
+        rows = rows.cast_column("image", undecoded(rows.features["image"]))
     examples = []
     for row in rows:
         tags = scheme.encode(given.spans(row["tags"]), len(row["words"]))
         context = VisualContext.from_dict(row.get("context") or {})
-        file = row.get("image") or {}
-        examples.append(Example(row["id"], row["words"], tags, context, file.get("bytes") or file.get("path")))
+        sources = [file.get("bytes") or file.get("path") for file in pictures_of(row.get("image")) if file]
+        image = sources if len(sources) > 1 else sources[0] if sources else None
+        examples.append(Example(row["id"], row["words"], tags, context, image))
     return examples
+
+
+def undecoded(feature: Any) -> Any:
+    """The feature of a column of images, or of lists of images, whose rows hold the files instead of opening them."""
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return type(feature)(datasets.Image(decode=False))
+    return datasets.Image(decode=False)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

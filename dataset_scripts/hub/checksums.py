@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from dataset_scripts.corpus.examples import undecoded
 from modeling_ita.image_file import image_sha256
+from modeling_ita.post_pictures import pictures_of
 
 CHECKSUMS = "checksums"
 """The configuration's name on the Hub; its one split has the posts of all splits."""
@@ -34,6 +36,8 @@ def words_sha256(words: list[str]) -> str:
 
 def checksum_dataset(posts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
     """One row per post: `id`, `split`, `words_sha256`, `image_sha256` (null if it has no image) and `num_words`.
+
+    If a post has several images, `image_sha256` lists those of all, separated by blanks.
 
     Args:
         posts: the rows of `MnerDataset`, by split.
@@ -77,13 +81,14 @@ def compare_checksums(here: datasets.Dataset, there: datasets.Dataset, images: b
 
 def _rows(posts: Mapping[str, datasets.Dataset]) -> Iterator[dict[str, Any]]:
     for split, rows in posts.items():
-        files = rows.select_columns(["id", "words", "image"]).cast_column("image", datasets.Image(decode=False))
+        files = rows.select_columns(["id", "words", "image"])
+        files = files.cast_column("image", undecoded(files.features["image"]))
         for row in files:
             yield {
                 "id": row["id"],
                 "split": str(split),
                 "words_sha256": words_sha256(row["words"]),
-                "image_sha256": _file_sha256(row["image"]["path"]) if row["image"] else None,
+                "image_sha256": " ".join(_file_sha256(image["path"]) for image in pictures_of(row["image"])) or None,
                 "num_words": len(row["words"]),
             }
 

@@ -33,7 +33,7 @@ labels = posts[{split}].features["tags"].feature.names
 
 post = posts[{split}][0]
 tagged = [(word, labels[tag]) for word, tag in zip(post["words"], post["tags"])]
-image = post["image"]  # a PIL image, or None
+image = post["image"]  # a PIL image, or None; a list of images if posts have several
 """
 LOAD_CONTEXTS = """\
 contexts = {{row["id"]: row for row in load_dataset({repo_id}, "visual_context", split="train")}}

@@ -17,8 +17,10 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalTokenNotF
 
 from dataset_scripts.corpus.context_files import HUB_CONFIGURATION, context_dataset
 from dataset_scripts.corpus.corpus_config import KNOWN_FILES, WITHOUT_LICENCE, MnerConfig, file_sha256
+from dataset_scripts.corpus.examples import undecoded
 from dataset_scripts.hub.checksums import CHECKSUMS, Difference, checksum_dataset, compare_checksums
 from dataset_scripts.hub.dataset_card import dataset_card, merged_card
+from modeling_ita.post_pictures import pictures_of
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.whole_files import working_folder, written_file
 
@@ -58,7 +60,8 @@ def push_dataset(
     """Push a corpus to the Hub in one commit.
 
     The posts become the configuration `default` with the splits of the corpus: `id`, `words`, `tags` with their names,
-    and `image` with the bytes of the file, unchanged (including a camera's EXIF data). The visual contexts become the
+    and `image` with the bytes of the file, unchanged (including a camera's EXIF data), or a list of images in a corpus
+    in which a post has several. The visual contexts become the
     configuration `visual_context`, whose rows have the posts' ids. With `checksums_only`, the only configuration is
     `checksums`, see `checksum_dataset`. If the data set exists, the rows of these configurations are replaced; its
     other configurations are kept, and so is the text that people wrote in its card. The Parquet files are first
@@ -264,11 +267,13 @@ def _write_configuration(
 
 
 def _image_sizes(rows: datasets.Dataset) -> list[int]:
-    """The file size of every image in bytes."""
+    """The size in bytes of every post's image, or images."""
     if "image" not in rows.column_names:
         return []
-    images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    return [Path(row["image"]["path"]).stat().st_size for row in images if row["image"]]
+    posts = rows.select_columns("image").cast_column("image", undecoded(rows.features["image"]))
+    return [
+        sum(Path(image["path"]).stat().st_size for image in pictures_of(row["image"])) for row in posts if row["image"]
+    ]
 
 
 def _way_out(error: Exception) -> str:
