@@ -42,8 +42,8 @@ class MnerDataset(datasets.GeneratorBasedBuilder):
 
     Rows are `{"id": str, "words": [str], "tags": [int], "image": PIL image or None, "context": dict or None}`;
     `VisualContext.from_dict` reads the context. An image that is missing, unreadable or blank is None, never a
-    placeholder (method §7). If some post of the corpus has several images (`IMGID:17_1 17_2`), the column `image` of all
-    posts is a list, of those images that can be used, and `context` joins the contexts of a post's images (see
+    placeholder (method §7). If some post of the corpus has several images (`IMGID:17_1 17_2`), the column `image` of
+    all posts is a list, of those images that can be used, and `context` joins the contexts of a post's images (see
     `VisualContext.joined`). `num_proc` in `download_and_prepare` sets the number of threads that examine images
     (default: one per core). Takes the arguments of `MnerConfig` and `datasets.DatasetBuilder`. Nothing is downloaded.
 

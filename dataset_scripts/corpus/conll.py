@@ -1,8 +1,8 @@
 """Reads posts in CoNLL format, as used by the Twitter corpora.
 
-A post is an `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. A post with several images names them all:
-`IMGID:<id> <id>`, see `image_names`. Files are split only at newlines and
-TABs: in these corpora U+00A0, U+0085 and the like are tokens.
+A post is an `IMGID:<id>` line, then `token<TAB>tag` lines, then a blank line. A post with several images names all of
+them: `IMGID:<id> <id>`, see `image_names`. Files are split only at newlines and TABs: in these corpora U+00A0, U+0085
+and the like are tokens.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ def entity_types(posts: Sequence[Post], name: str, faults: list[CorpusFault] | N
 def image_names(image_id: str, known: Container[str]) -> list[str]:
     """The names of a post's images in the id of its `IMGID:` line: `17_1 17_2`, with blanks or commas between them.
 
-    An id may itself contain blanks or commas. It is therefore taken apart only if the whole is not the name of an image
-    or context, and one of its parts is.
+    An id may itself contain blanks or commas. It is therefore taken apart only if the whole is not the name of an
+    image or context, and one of its parts is.
 
     Args:
         image_id: the id.

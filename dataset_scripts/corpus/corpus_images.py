@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 def verdict_of_post(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict on a post, from those on its images: the first one that is present, else unreadable, blank, missing."""
+    """The verdict on a post, from those on its images: the first that is present, else unreadable, blank, missing."""
     order = ("present", "unreadable", "blank", "missing")
     return min(verdicts, key=lambda verdict: order.index(verdict.state))
 

@@ -15,11 +15,17 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 from PIL import Image
 
+from dataset_scripts.contexts.image_sources import corpus_images as images_of_corpus
+from dataset_scripts.contexts.image_sources import dataset_images
 from dataset_scripts.corpus import corpus_config, corpus_images
-from dataset_scripts.corpus.conll import entity_types, is_invisible, read_posts, read_tags
+from dataset_scripts.corpus.conll import entity_types, image_names, is_invisible, names_several, read_posts, read_tags
 from dataset_scripts.corpus.corpus_config import MnerConfig
+from dataset_scripts.corpus.examples import read_examples
+from dataset_scripts.hub.checksums import checksum_dataset, compare_checksums
+from dataset_scripts.hub.hub_dataset import _write_configuration
 from dataset_scripts.mner import MnerDataset
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
@@ -645,3 +651,113 @@ def test_a_configuration_lists_what_it_reads(corpus: Path) -> None:
     assert config.text_files() == {"train": corpus / "train.txt", "test": corpus / "test.txt"}
     assert config.image_files() == [str(corpus / "a.jpg"), str(corpus / "b.png")]
     assert config.context_paths() == []
+
+
+# --- several images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "names"),
+    [
+        ("17_1 17_2", {"17_1", "17_2"}, ["17_1", "17_2"]),
+        ("17_2,17_1", {"17_1", "17_2"}, ["17_2", "17_1"]),
+        ("a, b   c,", {"b"}, ["a", "b", "c"]),  # the others are missing
+        ("a b a", {"a", "b"}, ["a", "b"]),
+        ("my photo, 2020", {"my photo, 2020", "my"}, ["my photo, 2020"]),  # an image's own name
+        ("my photo", {"other"}, ["my photo"]),
+        ("my photo", set(), ["my photo"]),
+        ("a", {"a"}, ["a"]),
+        ("a", set(), ["a"]),
+    ],
+)
+def test_an_id_is_taken_apart_only_where_images_say_so(given: str, known: set[str], names: list[str]) -> None:
+    assert image_names(given, known) == names
+    for lines in (f"IMGID:{given}\r\nw\tO\n", f"\ufeffIMGID: {given} \nw\tO\n"):
+        assert names_several(lines.encode() + b"\xff\n", known) == (len(names) > 1)
+
+
+@pytest.fixture
+def several(make: Callable[..., MnerDataset], corpus: Path) -> Callable[[], MnerDataset]:
+    """Builders over posts that name two images, one, and one whose name has a blank."""
+    images = corpus / "images"
+    images.mkdir()
+    for seed, name in enumerate(("p1", "p2", "p3", "my p1")):
+        picture(images / f"{name}.png", seed, (40 + seed, 30))
+    shutil.copy(images / "p3.png", images / "p4.png")
+    (images / "bad.png").write_bytes(b"no picture")
+    ids = ["p2 p1", "p3", "my p1", "none,p4", "bad none", "none"]
+    (corpus / "train.txt").write_text("".join(f"IMGID:{i}\nParis\tB-LOC\n\n" for i in ids))
+    contexts = jsonl(
+        corpus / "c.jsonl",
+        {"id": "p1", "captions": ["one"], "object_tags": ["dog"]},
+        {"id": "p2", "captions": ["two"], "object_tags": ["car", "man"]},
+        {"id": "p3", "ocr": ["three"]},
+        {"id": "p4", "ocr": ["four"]},
+        {"id": "of nothing", "ocr": ["x"]},
+    )
+    return lambda: make(images_dir=str(images), context_files=[contexts])
+
+
+def test_a_post_may_name_several_images(several: Callable[[], MnerDataset]) -> None:
+    builder = several()
+    dataset = built(builder)
+    train = dataset["train"]
+    assert train.features["image"] == dataset["test"].features["image"] == datasets.List(datasets.Image())
+    assert train["id"] == ["p2 p1", "p3", "my p1", "none,p4", "bad none", "none"]
+    assert [[image.width for image in row] for row in train["image"]] == [[41, 40], [42], [43], [42], [], []]
+    assert dataset["test"][0]["image"] == [] and dataset["test"][0]["context"] is None
+    contexts = [row and VisualContext.from_dict(row) for row in train["context"]]
+    assert contexts[0].kinds == {"captions": ["two", "one"], "object_tags": ["car", "man", "dog"]}
+    assert contexts[0].by_image("object_tags") == [["car", "man"], ["dog"]]
+    assert [context and context.ocr for context in contexts[1:]] == [["three"], None, ["four"], None, None]
+    report = builder.report
+    assert report["splits"]["train"]["images"] == {
+        "present": 4, "missing": 1, "unreadable": 1, "blank": 0, "shared": 2, "several": 3, "pictures": 5
+    }  # fmt: skip
+    assert report["splits"]["train"]["contexts"] == {"present": 3, "empty": 0, "missing": 3}
+    assert report["contexts_without_post"] == 1
+    assert several().report == report
+    rows = [row["image"] for row in several().as_streaming_dataset()["train"]]
+    assert [[image.size for image in row] for row in rows] == [[image.size for image in row] for row in train["image"]]
+
+
+def test_examples_of_posts_with_several_images(several: Callable[[], MnerDataset]) -> None:
+    train = built(several())["train"]
+    examples = read_examples(train, BIO, BIO, with_images=True)
+    assert [
+        [Path(image).name for image in example.image] if isinstance(example.image, list) else example.image
+        for example in examples
+        if not isinstance(example.image, str)
+    ] == [["p2.png", "p1.png"], None, None]
+    assert [Path(e.image).name for e in examples if isinstance(e.image, str)] == ["p3.png", "my p1.png", "p4.png"]
+    assert examples[0].context.captions == ["two", "one"]
+
+
+def test_checksums_and_files_of_posts_with_several_images(several: Callable[[], MnerDataset], tmp_path: Path) -> None:
+    dataset = built(several())
+    checksums = checksum_dataset(dataset)
+    hashes = [row["image_sha256"] and row["image_sha256"].split() for row in checksums]
+    assert [row and len(row) for row in hashes] == [2, 1, 1, 1, None, None, None]
+    assert not compare_checksums(checksums, checksum_dataset(built(several())))
+    files = _write_configuration("default", dataset.remove_columns("context"), tmp_path / "out", DatasetCard(""))
+    rows = datasets.load_dataset("parquet", data_files=str(files[0]), split="train", cache_dir=str(tmp_path / "again"))
+    for name in ("p1", "p2", "p3", "p4", "my p1"):  # the files travel along
+        (tmp_path / "corpus" / "images" / f"{name}.png").unlink()
+    assert [[image.width for image in row] for row in rows["image"]] == [[41, 40], [42], [43], [42], [], []]
+
+
+def test_image_sources_list_every_image(several: Callable[[], MnerDataset], corpus: Path, tmp_path: Path) -> None:
+    found = images_of_corpus(str(corpus), str(corpus / "images"))
+    pairs = {name: path and Path(str(path)).name for name, path in found.pairs}
+    files = {name: f"{name}.png" for name in ("p2", "p1", "p3", "my p1", "p4", "bad")}
+    assert pairs == {**files, "none": None, "c": None} and found.count == 8
+    folder = corpus / "images"
+    photos = [[str(folder / "p1.png"), str(folder / "p2.png")], [], [str(folder / "p3.png")]]
+    columns = {"name": ["a", "b", "c"], "photos": photos}
+    features = datasets.Features({"name": datasets.Value("string"), "photos": datasets.List(datasets.Image())})
+    (tmp_path / "photos").mkdir()
+    datasets.Dataset.from_dict(columns, features).to_parquet(tmp_path / "photos" / "train.parquet")
+    source = dataset_images(str(tmp_path / "photos"), id_column="name")
+    found_there = [(name, image is not None) for name, image in source.pairs]
+    assert found_there == [("a#1", True), ("a#2", True), ("b", False), ("c", True)]
+    assert source.count is None
