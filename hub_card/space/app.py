@@ -7,6 +7,7 @@ in the same folder.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import re
@@ -32,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
 MODEL_FILE = "model.json"
 MAX_CHARACTERS = 5_000  # of a post, and of all that is said of its image
+MAX_IMAGES = 4  # of a post
 MAX_FILE_SIZE = "20mb"
 MAX_DATA_URL = 28_000_000  # characters, what such a file has in base64
 MAX_WAITING = 64  # calls; whoever comes then is told that the page is busy
@@ -212,32 +214,85 @@ def read_image(pipe: Any, image: str | Path) -> tuple[dict[str, Any] | None, str
     return context.to_dict(), ""
 
 
+def takes_several(pipe: Any) -> bool:
+    """Whether the model takes several images of a post: checkpoints of earlier versions bring code that does not."""
+    return hasattr(_context_class(pipe), "joined")
+
+
+def _context_class(pipe: Any) -> Any:
+    return importlib.import_module(".visual_context", type(pipe).__module__.rpartition(".")[0]).VisualContext
+
+
+def read_images(pipe: Any, images: Sequence[str | Path]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The context of several images, joined, and for each image why it has none, see `read_image`."""
+    read = [read_image(pipe, image) for image in images]
+    made = [context for context, _ in read if context is not None]
+    if len(made) > 1:
+        named = _context_class(pipe)
+        return named.joined([named.from_dict(context) for context in made]).to_dict(), [why for _, why in read]
+    return made[0] if made else None, [why for _, why in read]
+
+
+def in_one_notice(notices: Sequence[str]) -> str:
+    """What is to be said of each image, as one text: once if it is true of all, otherwise with the image's number."""
+    if len(set(notices)) <= 1:
+        return notices[0] if notices else ""
+    return " ".join(f"Image {number}: {notice}" for number, notice in enumerate(notices, start=1) if notice)
+
+
+def images_of(image: str | None, more: Sequence[str] | None) -> str | list[str] | None:
+    """The images of a post, from the two places on the page: None, one, or a list.
+
+    Raises:
+        Refused: these are too many.
+    """
+    given = [*([] if image is None else [image]), *(more or ())]
+    if len(given) > MAX_IMAGES:
+        raise Refused(f"The post has {len(given):,} images; the limit is {MAX_IMAGES}.")
+    return given if len(given) > 1 else given[0] if given else None
+
+
 def label(
-    pipe: Any, post: str, image: str | Path | None = None, context: Mapping[str, Sequence[str]] | None = None
+    pipe: Any,
+    post: str,
+    image: str | Path | Sequence[str | Path] | None = None,
+    context: Mapping[str, Sequence[str]] | None = None,
 ) -> Labelled:
     """Labels a post alone and, if it has a usable image or context, together with these.
 
     Args:
         pipe: the pipeline, see `load`.
         post: the post.
-        image: its image file. The aligners build its context if none is given. A model that reads images uses the
-            image in either case.
+        image: its image file, or a list of several. The aligners build its context if none is given. A model that
+            reads images uses the image in either case.
         context: the image's context: strings by kind, `{"captions": ["a dog"]}`. The aligners are not used then.
     """
-    notice = ""
+    images: list[str | Path] = []
+    if image is not None:
+        images = [image] if isinstance(image, (str, Path)) else list(image)
+    notices = [_why_unusable(pipe, one) for one in images]
+    usable = [place for place, notice in enumerate(notices) if not notice]
     seen: dict[str, Any] = {}
-    if image == NO_IMAGE:
-        image, notice = None, UNSEEN["unreadable"]
-    if image is not None and looks(pipe):
-        notice = why_unseen(pipe, image)
-        seen = {} if notice else {"image": str(image)}
-    if image is not None and context is None and not notice:
-        context, notice = read_image(pipe, image)
+    if usable and looks(pipe):
+        shown = [str(images[place]) for place in usable]
+        seen = {"image": shown if len(shown) > 1 else shown[0]}
+    if usable and context is None:
+        context, reasons = read_images(pipe, [images[place] for place in usable])
+        for place, reason in zip(usable, reasons, strict=True):
+            notices[place] = reason
+    notice = in_one_notice(notices)
     if not context and not seen:
         return Labelled(post, pipe(post), notice=notice)
     # An empty context is a given one: what could not be put into words just now is not tried again.
     alone, together = pipe([post, {"text": post, "context": context or {}, **seen}], return_context=True)
     return Labelled(post, alone["entities"], together["entities"], together["context"] if context else None, notice)
+
+
+def _why_unusable(pipe: Any, image: str | Path) -> str:
+    """Why an image takes no part, whether or not it is put into words; empty if it does."""
+    if image == NO_IMAGE:
+        return UNSEEN["unreadable"]
+    return why_unseen(pipe, image) if looks(pipe) else ""
 
 
 def changes(alone: Sequence[Entity], together: Sequence[Entity]) -> list[Change]:
@@ -383,6 +438,8 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
     Its API has `/label` (post, image) and `/relabel` (post, the image if the model reads images, and one string per
     kind of context that the model takes, with one context string per line). `/label` takes those strings too. It acts
     as `/relabel` if no context is built: there is no image, or a model that reads images has no aligners.
+    `/label_several` and `/relabel_several` are the same for posts with several images; their last argument is the list
+    of the further image files.
 
     Args:
         pipe: the pipeline, see `load`.
@@ -394,6 +451,7 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
     gr.set_static_paths([EXAMPLES])
     colours = type_colours(list(pipe.model.config.id2label.values()))
     run = on_gpu(lambda post, image, context: label(pipe, post, image, context))
+    several = takes_several(pipe)
 
     def show(labelled: Labelled) -> list[Any]:
         views = [labelled.alone, labelled.together]
@@ -409,39 +467,51 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         ]
 
     def from_image(post: Any, image: str | None, known: tuple[Any, Any], *said: Any) -> list[Any]:
+        return from_images(post, image, known, *said, None)
+
+    def from_images(post: Any, image: str | None, known: tuple[Any, Any], *others: Any) -> list[Any]:
+        said, more = others[:-1], others[-1]
         try:
             post, said = readable(post), tuple(map(readable, said))
             check(post, said)
+            images = images_of(image, more)
         except Refused as refusal:
             raise gr.Error(str(refusal), print_exception=False) from None
-        if image is None or by_hand:
-            return [*from_seen(post, image, known, *said), *said]
-        labelled = run(post, image, None)
+        if images is None or by_hand:
+            return [*again(post, image, more, known, said), *said]
+        labelled = run(post, images, None)
         said = tuple("\n".join((labelled.context or {}).get(kind, ())) for kind in kinds)
-        return [*show(labelled), ((post, image if sees else None, said), labelled), *said]
+        return [*show(labelled), ((post, images if sees else None, said), labelled), *said]
 
     def from_context(post: Any, known: tuple[Any, Any], *said: Any) -> list[Any]:
-        return from_seen(post, None, known, *said)
+        return again(post, None, None, known, said)
 
     def from_seen(post: Any, image: str | None, known: tuple[Any, Any], *said: Any) -> list[Any]:
+        return again(post, image, None, known, said)
+
+    def from_all_seen(post: Any, image: str | None, known: tuple[Any, Any], *others: Any) -> list[Any]:
+        return again(post, image, others[-1], known, others[:-1])
+
+    def again(post: Any, image: Any, more: Any, known: tuple[Any, Any], said: tuple[Any, ...]) -> list[Any]:
         try:
             post, said = readable(post), tuple(map(readable, said))
             check(post, said)
+            images = images_of(image, more)
         except Refused as refusal:  # told in its place, and not once for every key
             return [None, None, f'<p class="notice">{escape(str(refusal))}</p>', None, (None, None)]
         before, labelled = known
-        now = (post, image, said)
+        now = (post, images, said)
         if now != before:  # boxes that an image filled have changed, too
             lines = {kind: text.splitlines() for kind, text in zip(kinds, said, strict=True)}
             context = {kind: [line for line in lines[kind] if line.strip()] for kind in kinds}
             context = {kind: strings for kind, strings in context.items() if strings}
-            labelled = run(post, image, context)
+            labelled = run(post, images, context)
         return [*show(labelled), (now, labelled)]
 
-    def choose(chosen: gr.SelectData) -> list[str]:
+    def choose(chosen: gr.SelectData) -> list[Any]:
         number = chosen.index
         row = examples[number if isinstance(number, int) and 0 <= number < len(examples) else 0]
-        return [row["post"], row["image"], *[""] * len(written)]
+        return [row["post"], row["image"], *[None] * several, *[""] * len(written)]
 
     with gr.Blocks(title="Names in posts with a picture", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         named = f'<p class="model">Model: <code>{escape(model)}</code></p>' if model else ""
@@ -452,6 +522,14 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
                     label="Post", lines=2, max_lines=8, placeholder="my whole feed is Alexandria rn", elem_id="post"
                 )
                 image = image_file(label="Image", sources=["upload", "clipboard"], height=260)
+                if several:
+                    more = gr.File(
+                        label=f"More images of the same post (up to {MAX_IMAGES - 1})",
+                        file_count="multiple",
+                        file_types=["image"],
+                        height=110,
+                        elem_id="more",
+                    )
                 button = gr.Button("Find the names", variant="primary", size="lg", elem_id="submit")
                 gr.HTML("<h2>Or try one of these</h2>", elem_classes="heading", padding=False)
                 gallery = gr.Gallery(
@@ -491,19 +569,20 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         known = gr.State((None, None))
         written = boxes if by_hand else []  # what was said of another image
         shown = [alone, together, changed, result, known]
+        others = [more] if several else []
         # One at a time: a tokenizer is not made for several threads.
         page.queue(max_size=MAX_WAITING)
         one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         reading: dict[str, Any] = {
-            "fn": in_words_only(from_image),
-            "inputs": [post, image, known, *boxes],
+            "fn": in_words_only(from_images if several else from_image),
+            "inputs": [post, image, known, *boxes, *others],
             "outputs": [*shown, *boxes],
             "show_progress_on": [alone, together],
             **one_by_one,
         }
-        gr.on([button.click, post.submit], **reading, api_name="label")
+        gr.on([button.click, post.submit], **reading, api_name="label_several" if several else "label")
         chosen = gallery.select(
-            choose, None, [post, image, *written], show_progress="hidden", api_visibility="private"
+            choose, None, [post, image, *others, *written], show_progress="hidden", api_visibility="private"
         )
         chosen.then(**reading, api_visibility="private")
         gr.on([button.click, post.submit, gallery.select], js=SHOW_VIEWS)
@@ -512,14 +591,26 @@ def build_page(pipe: Any, model: str = "") -> gr.Blocks:
         edited = [box.blur if spaces else box.change for box in boxes]
         gr.on(
             [*edited, image.clear] if sees else edited,
-            in_words_only(from_seen if sees else from_context),
-            [post, image, known, *boxes] if sees else [post, known, *boxes],
+            in_words_only((from_all_seen if several else from_seen) if sees else from_context),
+            [post, image, known, *boxes, *others] if sees else [post, known, *boxes],
             shown,
             trigger_mode="always_last",
             show_progress="hidden",
-            api_name="relabel",
+            api_name="relabel_several" if sees and several else "relabel",
             **one_by_one,
         )
+        if several:  # the calls for one image, which programs make; the page itself makes those for several
+            one = {"fn": in_words_only(from_image), "inputs": [post, image, known, *boxes]}
+            gr.Button(visible=False).click(**reading | one, api_name="label")
+            if sees:
+                gr.Button(visible=False).click(
+                    in_words_only(from_seen),
+                    [post, image, known, *boxes],
+                    shown,
+                    show_progress="hidden",
+                    api_name="relabel",
+                    **one_by_one,
+                )
     return page
 
 

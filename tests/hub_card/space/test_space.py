@@ -116,6 +116,21 @@ def test_an_image_that_says_nothing_costs_the_image_and_not_the_post(
     assert labelled.notice in app.as_html(labelled, {})
 
 
+def test_a_post_with_several_images(reading_pipe: ItaPipeline, image: Path, tmp_path: Path) -> None:
+    blank, missing = picture(tmp_path / "blank.png", (8, 8)), tmp_path / "none.png"
+    reading_pipe.context_builder = VisualContextBuilder(ocr=lambda images: [[f"{i.width} wide"] for i in images])
+    second = picture(tmp_path / "second.png", (90, 64))
+    labelled = app.label(reading_pipe, POST, [image, blank, second, missing])
+    assert labelled.context is not None and labelled.context["ocr"] == ["64 wide", "90 wide"]
+    assert_same(labelled.together or [], reading_pipe({"text": POST, "context": {"ocr": ["64 wide", "90 wide"]}}))
+    assert labelled.notice == f"Image 2: {app.UNSEEN['blank']} Image 4: {app.UNSEEN['missing']}"
+    assert app.label(reading_pipe, POST, [image]) == app.label(reading_pipe, POST, image)
+    assert app.label(reading_pipe, POST, [missing, missing]).notice == app.UNSEEN["missing"]
+    assert app.images_of(None, None) is None and app.images_of(None, ["a"]) == app.images_of("a", []) == "a"
+    with pytest.raises(app.Refused, match=r"The post has 5 images; the limit is 4\."):
+        app.images_of("a", ["b"] * 4)
+
+
 def test_what_is_missing_to_read_images_is_said(pipe: ItaPipeline, reading_pipe: ItaPipeline, image: Path) -> None:
     assert "has no aligners to read images" in app.label(pipe, POST, image).notice
 
@@ -531,6 +546,30 @@ def test_the_page_shows_the_image_to_a_model_that_looks(
     damaged = call(looking_address, "label", [POST, upload(looking_address, b"no image"), "dog"])[1]
     assert "cannot be read" in damaged[2] and damaged[-1] == "dog"
     assert_same(damaged[3]["with_image"], looking_pipe({"text": POST, "context": {"object_tags": ["dog"]}}))
+
+
+def test_the_page_takes_several_images(
+    looking_address: str, looking_pipe: ItaPipeline, image: Path, tmp_path: Path
+) -> None:
+    second = picture(tmp_path / "second.png", (90, 64)).read_bytes()
+    first = image.read_bytes()
+    sent, other = upload(looking_address, first), upload(looking_address, second)
+    both = {"text": POST, "image": [first, second]}
+    for name, given, expected in (
+        ("label_several", [sent, "", [other]], both),
+        ("label_several", [sent, "dog\ncar", [other]], both | {"context": OBJECTS}),
+        ("relabel_several", [sent, "dog\ncar", [other]], both | {"context": OBJECTS}),
+        ("relabel_several", [None, "", [other]], {"text": POST, "image": second}),
+        ("label_several", [sent, "", None], {"text": POST, "image": first}),
+    ):
+        event, answer = call(looking_address, name, [POST, *given])
+        assert event == "complete"
+        assert_same(answer[3]["with_image"], looking_pipe(expected))
+    alone = looking_pipe({"text": POST, "image": first})
+    assert [e["score"] for e in looking_pipe(both)] != pytest.approx([e["score"] for e in alone], abs=1e-4)
+    event, error = call(looking_address, "label_several", [POST, sent, "", [other] * 4])
+    assert event == "error" and "The post has 5 images" in error["error"]
+    assert "The post has 5 images" in call(looking_address, "relabel_several", [POST, sent, "", [other] * 4])[1][2]
 
 
 def test_the_page_has_messages_for_bad_input(address: str) -> None:
