@@ -215,3 +215,31 @@ def test_flags_that_do_not_go_together_are_refused(
         train.main(flags(corpus, tiny_encoder, tmp_path / "run", *more))
     with pytest.raises(ValueError, match="--aug_fusion"):
         train.parse_arguments(["--output_dir", "x", "--aug_fusion", "gate"])
+
+
+@pytest.mark.parametrize("system", ["ita", "mgcmt"])
+def test_a_corpus_of_posts_with_two_images(
+    corpus: Path, tiny_encoder: str, tiny_vision_encoder: str, tmp_path: Path, system: str
+) -> None:
+    folder = shutil.copytree(corpus, tmp_path / "corpus")
+    for split in ("train", "valid", "test"):
+        file = folder / f"{split}.txt"
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(f"{line} {split}0" if line.startswith("IMGID") else line for line in lines) + "\n")
+    more = ["--model", system, "--num_epochs", "1"]
+    more += ["--vision_encoder", tiny_vision_encoder] if system == "mgcmt" else []
+    report = train.main(flags(folder, tiny_encoder, tmp_path / "run", *more))
+    images = report["counts"]["corpus"]["splits"]["test"]["images"]
+    assert images["several"] == 5 and images["pictures"] == 11  # test0 itself is named twice, and counts once
+    counts = report["counts"]["processor"]["test"]["I+T"]
+    model = str(tmp_path / "run" / "model")
+    if system == "mgcmt":
+        assert counts["images"] == 11 and counts["objects"] == 2 * 11
+    else:
+        assert counts["contexts"] == 6
+
+    evaluated = ["--dataset", "conll", "--data_dir", str(folder), "--images_dir", str(folder / "images")]
+    evaluated += ["--context_files", str(folder / "contexts.jsonl"), "--output_dir", str(tmp_path / "again")]
+    evaluation.main(["evaluate", model, *evaluated])
+    again = json.loads((tmp_path / "again" / "report.json").read_text(encoding="utf-8"))
+    assert again["scores"] == report["scores"]

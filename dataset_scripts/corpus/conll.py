@@ -263,7 +263,7 @@ def image_names(image_id: str, known: Container[str]) -> list[str]:
     if image_id in known:
         return [image_id]
     names = list(dict.fromkeys(filter(None, re.split(r"[\s,]+", image_id))))
-    return names if len(names) > 1 and any(name in known for name in names) else [image_id]
+    return names if any(name in known for name in names) else [image_id]
 
 
 def names_several(data: bytes, known: Container[str]) -> bool:

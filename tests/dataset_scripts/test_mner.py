@@ -663,6 +663,7 @@ def test_a_configuration_lists_what_it_reads(corpus: Path) -> None:
         ("17_2,17_1", {"17_1", "17_2"}, ["17_2", "17_1"]),
         ("a, b   c,", {"b"}, ["a", "b", "c"]),  # the others are missing
         ("a b a", {"a", "b"}, ["a", "b"]),
+        ("a a", {"a"}, ["a"]),
         ("my photo, 2020", {"my photo, 2020", "my"}, ["my photo, 2020"]),  # an image's own name
         ("my photo", {"other"}, ["my photo"]),
         ("my photo", set(), ["my photo"]),
