@@ -552,3 +552,21 @@ def test_five_thousand_posts_take_seconds(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert findings(tmp_path, images_dir=None) == {}
     assert time.perf_counter() - start < 8  # 1 s on an idle core
+
+
+def test_posts_with_several_images(corpus: Path) -> None:
+    picture(corpus / "images" / "second.png", 77)
+    Image.new("RGB", (50, 50), "white").save(corpus / "images" / "white.png")
+    add(corpus, "train", text("second train0", "Hello Ada"), text("white gone", "Hello Bob"), images=False)
+    add(corpus, "test", text("gone2,second", "Hello Eve"), images=False)
+    contexts = [{"id": name, "ocr": ["A"]} for name in ("train0", "train1", "valid0", "valid1", "test0", "test1")]
+    file = corpus / "contexts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*contexts, {"id": "white", "ocr": ["B"]}]))
+    found = findings(corpus, context_files=[str(file)])
+    assert found["images_blank"]["count"] == 1 and found["images_blank"]["examples"][0]["image"] == "white.png"
+    assert not found.keys() & {"images_missing", "images_unused", "contexts_without_post"}  # one image is enough
+    assert [row["id"] for row in found["contexts_missing"]["examples"]] == ["gone2,second"]
+    assert [row["id"] for row in found["contexts_of_nothing"]["examples"]] == ["white gone"]
+    report = audit(config(corpus, context_files=[str(file)]))
+    assert report["splits"]["train"]["images"] == {"present": 3, "missing": 0, "unreadable": 0, "blank": 1}
+    assert report["splits"]["test"]["contexts"] == {"present": 2, "empty": 0, "missing": 1}
