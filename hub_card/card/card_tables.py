@@ -204,6 +204,19 @@ def operating_points_table(report: Report) -> Markdown:
     return markdown_table(heads, rows)
 
 
+def read_operating_points(card: str) -> list[dict[str, str]]:
+    """The rows of the `operating_points_table` of a card, by column; none if the card has no such table."""
+    lines = card.splitlines()
+    head = f"| view | wanted precision | {code('min_score')} |"
+    start = next((n for n, line in enumerate(lines) if line.startswith(head)), len(lines))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")])
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[2:]]
+
+
 def errors_table(report: Report, split: str) -> Markdown:
     """How often each kind of error occurs in each view."""
     analyses = report["errors"].get(split, {})
