@@ -24,6 +24,8 @@ from hub_card.predictions.evaluate_model import (
 )
 from hub_card.predictions.image_gate import fit_image_gate
 from hub_card.predictions.prediction import Visual, decode, least_confidence, read_images, read_posts
+from hub_card.report.gate_text import gate_sentences
+from hub_card.report.report import read_report
 from hub_card.scores.views import VIEWS
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, MgcmtProcessor
 from modeling_ita.visual_context import VisualContext
@@ -227,7 +229,7 @@ def test_a_model_that_looks_is_shown_the_images(tiny_encoder: str, posts: list[P
     gate, scores = fitted.fields["image_gate"]["validation"], fitted.fields["scores"]["validation"]
     assert gate["images"] == 6  # the fourth has objects alone
     assert gate["none"]["f1"] == scores["T"]["lenient"]["f1"] and gate["all"]["f1"] == scores["I+T"]["lenient"]["f1"]
-    blind, objects = make_model(), [Post(p.id, p.words, p.tags, p.context) for p in posts]
+    blind, objects = make_model(visual_fusion="regions"), [Post(p.id, p.words, p.tags, p.context) for p in posts]
     assert blind.objects is None  # its processor knows classes of objects all the same
     assert evaluate_model(blind, processor, {"validation": objects}).image_gate is None
 
@@ -289,3 +291,44 @@ def test_the_command_writes_report_and_page(
     assert (tmp_path / "out" / "report.html").stat().st_size > 5_000
     said = capsys.readouterr().out
     assert "blank image" in said and "ita-mner-f1|" in said
+
+    gate = report["image_gate"]["validation"]["threshold"]
+    [line] = [line for line in said.splitlines() if line.startswith("images  ")]
+    assert " ".join(gate_sentences(read_report(tmp_path / "out" / "report.json"))) in line
+    assert f"(image_gate {gate:.3g}), once --update_config has written it" in line
+    config = tmp_path / "model" / "config.json"
+    before = json.loads(config.read_text(encoding="utf-8"))
+    assert before["image_gate"] is None and before["score_temperature"] == 1
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 0
+    after = json.loads(config.read_text(encoding="utf-8"))
+    temperature = report["calibration"]["validation"]["temperature"]
+    assert after == before | {"image_gate": gate, "score_temperature": temperature}
+    assert f"(image_gate {gate:.3g}, written into {config})" in capsys.readouterr().out
+    loaded = ItaForTokenClassification.from_pretrained(tmp_path / "model")
+    loaded.save_pretrained(tmp_path / "again")
+    assert (loaded.config.image_gate, loaded.config.score_temperature) == (gate, temperature)
+
+    # Posts without contexts have no gate: an earlier one stays, and the line does not appear.
+    other = json.dumps({"id": "test0", "mood": ["sad"]}) + "\n"  # of a kind that the model does not take
+    (corpus / "contexts.jsonl").write_text(other, encoding="utf-8")
+    config.write_text(json.dumps(after | {"image_gate": 0.25, "score_temperature": 3.0}), encoding="utf-8")
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 0
+    kept = json.loads(config.read_text(encoding="utf-8"))
+    again = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert kept["image_gate"] == 0.25 and again["image_gate"] == {}
+    assert kept["score_temperature"] == again["calibration"]["validation"]["temperature"] != 3
+    assert "images  " not in capsys.readouterr().out
+
+    # Without a validation split nothing is fitted, so that nothing may be written.
+    (corpus / "valid.txt").unlink()
+    written = config.read_bytes()
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 2
+    assert "has no validation split to fit on" in capsys.readouterr().err
+    assert evaluation.main([*arguments, "--device", "cpu"]) == 0
+    assert config.read_bytes() == written
+
+
+def test_what_was_fitted_is_not_written_to_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation.main(["evaluate", "you/model", "--output_dir", str(tmp_path / "out"), "--update_config"]) == 2
+    assert "--update_config writes into a local folder, and you/model is none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
