@@ -408,6 +408,7 @@ def publish(prepared: Prepared, history: dict[str, Any], argv: Sequence[str]) ->
         best = AutoModelForTokenClassification.from_pretrained(prepared.best).to(accelerator.device)
         evaluation = evaluate_model(best, processor, prepared.splits, args.eval_batch_size)
         best.config.score_temperature = evaluation.temperature
+        best.config.image_gate = evaluation.image_gate
         best.config.name_or_path = ""  # where it lies says nothing of the run
         counts = evaluation.fields.pop("counts")
         report = make_report(

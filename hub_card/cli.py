@@ -32,6 +32,7 @@ COMMANDS = {
     "score": Command("hub_card.evaluation", "score the tags of any system, from CoNLL columns", is_subcommand=True),
     "compare": Command("hub_card.evaluation", "the difference of two reports, with its interval", is_subcommand=True),
     "table": Command("hub_card.evaluation", "mean and standard deviation over the runs of a name", is_subcommand=True),
+    "label": Command("dataset_scripts.label", "find the entities of a file of posts, of any length"),
     "predict": Command("hub_card.predict", "find the entities of a post, with or without its images"),
     "push": Command("hub_card.export", "put an exported folder on the Hub, in one commit", is_subcommand=True),
     "push-dataset": Command("dataset_scripts.push_dataset", "put a corpus on the Hub, or its checksums"),

@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoProcessor
 
 from hub_card.report.comparison import compare_reports, format_comparison
+from hub_card.report.gate_text import gate_sentences
 from hub_card.report.report import format_table, gold_files, installed_versions, make_report, read_report, write_report
 from hub_card.report.runs import Spread, format_mean_and_sd, mean_and_sd, shared_signatures
 from hub_card.report.score_files import format_scores, score_files
@@ -38,8 +39,9 @@ from hub_card.scores.scores import (
 from hub_card.scores.signature import Signature
 from hub_card.scores.views import view_title
 from modeling_ita import TagScheme
-from modeling_ita.checkpoint_files import check_checkpoint, reading
+from modeling_ita.checkpoint_files import CONFIG, check_checkpoint, read_object, reading
 from modeling_ita.command_line import command, print_text, program
+from modeling_ita.whole_files import write_text
 
 __all__ = [
     "MnerF1",
@@ -115,6 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--output_dir", type=Path, required=True, help="where report.json and report.html go")
     evaluate.add_argument("--batch_size", type=int, default=64, help="posts in a batch (default: %(default)s)")
     evaluate.add_argument("--device", help="cpu, cuda:0 …; default: an accelerator if there is one")
+    evaluate.add_argument(
+        "--update_config",
+        action="store_true",
+        help="write what was fitted on validation, score_temperature and image_gate, into the config.json of MODEL",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     options = parser.parse_args(arguments)
@@ -128,6 +135,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from hub_card.predictions.evaluate_model import evaluate_model
     from hub_card.report.report_page import write_page
 
+    if options.update_config and not Path(options.model).is_dir():
+        raise ValueError(
+            f"--update_config writes into a local folder, and {options.model} is none: download or export the model,"
+            " and name its folder"
+        )
     corpus = MnerDataset(
         config_name=options.dataset,
         context_files=options.context_files,
@@ -135,6 +147,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     corpus.download_and_prepare()
     dataset = corpus.as_dataset()
+    if options.update_config and "validation" not in dataset:
+        raise ValueError(f"--update_config: {options.dataset} has no validation split to fit on: add valid.txt")
     device = options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     check_checkpoint(options.model)
     with reading(options.model):
@@ -165,8 +179,32 @@ def _evaluate(options: argparse.Namespace) -> int:
     split = list(evaluation.posts)[-1]
     write_page(report, evaluation.posts, options.output_dir / "report.html", split)
     print_text(format_table(report, split))
+    if options.update_config:
+        _update_config(options.model, evaluation.temperature, evaluation.image_gate)
+    if sentences := gate_sentences(report):
+        print_text(f"images  {' '.join(sentences)} {_gate_use(options, evaluation.image_gate)}")
     print_text(f"report  {options.output_dir / 'report.json'}\npage    {options.output_dir / 'report.html'}")
     return 0
+
+
+def _update_config(folder: str, temperature: float, image_gate: float | None) -> None:
+    """Writes what was fitted on validation into a model's `config.json`, completely or not at all.
+
+    Without a fitted gate, where no post had an image or context, an earlier `image_gate` is kept.
+    """
+    path = Path(folder) / CONFIG
+    config = read_object(path) | {"score_temperature": temperature}
+    if image_gate is not None:
+        config["image_gate"] = image_gate
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")  # in the format of transformers
+
+
+def _gate_use(options: argparse.Namespace, threshold: float | None) -> str:
+    """How to use the fitted gate."""
+    use = f'read_images="unsure" uses it (image_gate {threshold:.3g}'
+    if options.update_config:
+        return f"{use}, written into {Path(options.model) / CONFIG})."
+    return f"{use}), once --update_config has written it into the config.json of the model's folder."
 
 
 def _table(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from PIL import Image
 
 from .aligner_settings import Recipe, check_settings, integer, read_recipe
@@ -26,6 +27,7 @@ from .image_file import (
     read_image_file,
 )
 from .plain_text import shown
+from .threads import in_threads
 from .visual_context import EXAMINATION, VisualContext, check_kind
 
 logger = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ class VisualContextBuilder:
         Raises:
             As in a call.
         """
-        examined = self.align([self.examine(source) for source in images])
+        examined = self.align(self._examine_all(images))
         for source, image in zip(images, examined, strict=True):
             if source is not None and image.state != "readable":
                 why = image.detail and f": {image.detail}"
@@ -279,6 +281,14 @@ class VisualContextBuilder:
         """The identity of each aligner by kind; under `EXAMINATION`, the settings that decide what is readable."""
         examination = {"model": "examination", "revision": "1", "settings": {"max_pixels": self.max_pixels}}
         return {EXAMINATION: examination, **{kind: aligner.identity for kind, aligner in self.aligners.items()}}
+
+    def _examine_all(self, images: Sequence[ImageSource | None]) -> list[ExaminedImage]:
+        """Examine files in as many threads as torch uses; PIL images may share a file, and are examined one by one."""
+        files = [n for n, source in enumerate(images) if source is not None and not isinstance(source, Image.Image)]
+        examined = dict(
+            zip(files, in_threads(self.examine, [images[n] for n in files], torch.get_num_threads()), strict=True)
+        )
+        return [examined[n] if n in examined else self.examine(source) for n, source in enumerate(images)]
 
     def _open(self, image: ExaminedImage, content: ImageSource) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +16,13 @@ import torch
 from PIL import Image
 
 from .aligner_settings import FLAG, MAX_PATH, SHARE, Setting, check_settings, integer, text, texts
+from .threads import in_threads
 
 MAX_RATIO = 8
 MAX_LINES = 100  # RapidOCR reads at most so many, 25 ms each on one core; more would not fit into a post's context
+WIDTH_STEP = 32  # pixels; widths of lines are rounded up to multiples of it
+SURE = 0.8  # a narrow line that is read with less confidence is read a second time
+PIXELS_AT_ONCE = 3_500_000  # in RapidOCR's detector, which takes about 250 bytes a pixel
 
 logger = logging.getLogger(__name__)
 
@@ -122,14 +127,14 @@ class OcrEngine:
         """
         if self._engine is None:
             self._engine = self._load()
-        return [self._read(image) for image in images]
+        return self._read(images)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings without the engine, which can be neither pickled nor copied. It is reloaded when needed."""
         return {**self.__dict__, "_engine": None}
 
-    def _read(self, image: Image.Image) -> list[tuple[str, float]]:
-        return strings_in_order(self._find(without_strip(image)), self.min_score)
+    def _read(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        return [strings_in_order(self._find(without_strip(image)), self.min_score) for image in images]
 
     def _version(self) -> str | None:
         try:
@@ -155,12 +160,16 @@ class OcrEngine:
 class RapidOcr(OcrEngine):
     """OCR by RapidOCR: PP-OCR's detector and recogniser in onnxruntime, with the weights inside the wheel.
 
+    Every line is read by itself, in its own width. Its text therefore depends neither on the other lines and images
+    of a call nor on the number of threads.
+
     Args:
         min_score: minimum confidence, in [0, 1], of a line.
         min_side: images whose shorter side has fewer pixels are enlarged to this for the detector. Larger values find
             smaller letters in small images; run time grows quadratically.
         max_side: images whose longer side has more pixels are reduced to this.
-        threads: threads of onnxruntime. Default: as many as torch uses (`torch.set_num_threads`, `OMP_NUM_THREADS`).
+        threads: how many images, and then lines, are processed at a time, each on one core. Default: as many as torch
+            uses (`torch.set_num_threads`, `OMP_NUM_THREADS`).
     """
 
     name = "rapidocr"
@@ -182,26 +191,85 @@ class RapidOcr(OcrEngine):
         engine = self._import("rapidocr").RapidOCR(
             params={
                 "Global.log_level": "critical",
-                "Global.text_score": 0.0,
                 "Global.max_side_len": self.max_side,
+                "Global.use_rec": False,  # `_recognize` does it
                 "Det.limit_type": "min",
                 "Det.limit_side_len": self.min_side,
-                "EngineConfig.onnxruntime.intra_op_num_threads": self.threads or torch.get_num_threads(),
+                # Sessions without threads of their own may be called by several threads, and outlive a fork.
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                # Without the arena, the system hands out and takes back the memory of every layer: a quarter slower.
+                "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,
             }
         )
         detect = engine.detect_and_crop
         engine.detect_and_crop = lambda image, record: _largest(*detect(image, record))
+        numpy = self._import("numpy")
+        black = numpy.zeros((64, 64, 3), "uint8")
+        engine.run_ocr_steps(black, {})  # loads the detector
+        engine.recognize_txt([black])  # loads the recogniser
+        # As lists they would become doubles, and so would the pixels.
+        engine.text_det.mean, engine.text_det.std = (
+            numpy.float32(value) for value in (engine.text_det.mean, engine.text_det.std)
+        )
         return engine
 
-    def _find(self, image: Image.Image) -> list[TextLine]:
+    def _read(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        threads = self.threads or torch.get_num_threads()
+        images = [without_strip(image) for image in images]
+        at_once = int(PIXELS_AT_ONCE // max(map(self._pixels, images), default=1))
+        found = in_threads(self._detect, images, max(1, min(threads, at_once)), self._pixels)
+        pieces = [piece for image in found for piece, _ in image]
+        # Lines of all images together: one page of text among photographs keeps all threads busy.
+        read = iter(in_threads(self._recognize, pieces, threads, lambda piece: piece.shape[1] / piece.shape[0]))
+        return [
+            strings_in_order([TextLine.between(*next(read), box) for _, box in image], self.min_score)
+            for image in found
+        ]
+
+    def _pixels(self, image: Image.Image) -> float:
+        """How many pixels of an image the detector sees."""
+        scale = min(1, self.max_side / max(image.size))
+        scale *= max(1, self.min_side / (min(image.size) * scale))
+        return image.width * image.height * scale**2
+
+    def _detect(self, image: Image.Image) -> list[tuple[Any, Any]]:
+        """The lines of an image: each cut out and turned upright, as an array, and its corners.
+
+        The corners are those in the image that the detector saw. Its scale and margin do not affect the reading order.
+        """
         if max(image.size) > self.max_side:
             image = image.copy()
             image.thumbnail((self.max_side, self.max_side))
-        found = self._engine(image)
-        if not found.txts:
+        array, record = self._engine.preprocess_img(self._engine.load_img(image))
+        # The classifier of upside-down lines sees every line: the recogniser reads many of them with confidence
+        # whichever way they are turned, so that its score cannot tell whether the classifier is needed.
+        found, turned, _, _ = self._engine.run_ocr_steps(array, record)
+        if found.boxes is None:
             return []
-        return [TextLine.between(*line) for line in zip(found.txts, found.scores, found.boxes, strict=True)]
+        return list(zip(turned.img_list, found.boxes, strict=True))
+
+    def _recognize(self, piece: Any) -> tuple[str, float]:
+        """The text and confidence of a line.
+
+        The recogniser's time grows with the width, and RapidOCR pads narrow lines to 320 pixels. What remains unsure
+        without the padding is read once more with it.
+        """
+        recognizer = self._engine.text_rec
+        _, height, usual = recognizer.rec_image_shape
+        width = math.ceil(height * piece.shape[1] / piece.shape[0] / WIDTH_STEP) * WIDTH_STEP
+        text, score = _read_line(recognizer, piece, width)
+        if score < max(SURE, self.min_score) and width < usual:
+            text, score = _read_line(recognizer, piece, usual)
+        return text, score
+
+
+def _read_line(recognizer: Any, piece: Any, width: int) -> tuple[str, float]:
+    """Calls RapidOCR's recogniser on one line, padded to a width in pixels."""
+    # Half a pixel more, because the width is computed from the ratio and rounded down.
+    pixels = recognizer.resize_norm_img(piece, (width + 0.5) / recognizer.rec_image_shape[1])
+    lines, _ = recognizer.postprocess_op(recognizer.session(pixels[None]))
+    return lines[0]
 
 
 def _largest(pieces: list[Any], found: Any) -> tuple[list[Any], Any]:

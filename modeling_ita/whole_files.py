@@ -374,17 +374,24 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that nothing more can be written, whatever is written."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _DISK_FULL or (number is None and _SAID.search(str(error)) is not None)
+
+
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes disk errors name the target that could not be written."""
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in _DISK_FULL or (number is None and _SAID.search(str(error))):
+        if is_disk_full(error):
             named = OSError(f"{os.fspath(path)} cannot be written: {error}")
-            named.errno = number
+            named.errno = getattr(error, "errno", None)
             raise named from error
         if isinstance(error, OSError) and re.search(r"\.[0-9a-f]{32}\.tmp", str(error.filename)):
-            raise OSError(number, error.strerror, os.fspath(path)) from error  # the subclass that belongs to errno
+            raise OSError(
+                error.errno, error.strerror, os.fspath(path)
+            ) from error  # the subclass that belongs to errno
         raise

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train
+from hub_card.report.gate_text import gate_sentences
 from modeling_ita.packaged_encoder import MINILM
 from modeling_ita.whole_files import claimed_folder
 
@@ -98,6 +99,16 @@ def test_a_run_leaves_model_report_and_picture(corpus: Path, tiny_encoder: str, 
         path.name for path in (tmp_path / "run" / "model").iterdir()
     }
     assert (tmp_path / "run" / "report.png").stat().st_size > 5_000
+    gates = report["image_gate"]
+    assert gates.keys() == {"validation", "test"}
+    assert gates["test"]["images"] == report["counts"]["corpus"]["splits"]["test"]["contexts"]["present"]
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["image_gate"] == gates["validation"]["threshold"] == report["config"]["model"]["image_gate"]
+    assert 0 <= config["image_gate"] < 1  # this model needs its contexts
+    said = " ".join(gate_sentences(report))
+    assert "Reading " in said and "(validation)" in said and "On test the same threshold reads " in said
+    assert said in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert said in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("stop", "accumulate"), [("4", "1"), ("8", "1"), ("2", "2")])

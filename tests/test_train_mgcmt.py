@@ -15,6 +15,7 @@ from transformers import pipeline
 import modeling_ita.processing_mgcmt
 import train
 from hub_card import evaluation
+from hub_card.report.gate_text import gate_sentences
 from modeling_ita import ItaPipeline, MgcmtForTokenClassification, MgcmtProcessor, WordNeighbours
 
 NAMES = ["Phoenix", "Paris", "London", "Chicago"]
@@ -109,6 +110,14 @@ def test_a_run_with_a_frozen_vision_encoder(
     evaluation.main(["evaluate", str(tmp_path / "run" / "model"), *arguments, *more])
     again = json.loads((tmp_path / "again" / "report.json").read_text(encoding="utf-8"))
     assert again["scores"] == report["scores"] and again["ablation"] == report["ablation"]
+    gates = report["image_gate"]
+    assert gates.keys() == again["image_gate"].keys() == {"validation", "test"}
+    assert model.config.image_gate == gates["validation"]["threshold"]
+    for split, gate in gates.items():
+        assert gate["images"] == again["image_gate"][split]["images"] > 0
+        for point, view in (("none", "T"), ("all", "I+T")):
+            assert gate[point]["f1"] == report["scores"][split][view]["lenient"]["f1"]
+    assert " ".join(gate_sentences(report)) in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
 
     pipe = pipeline("token-classification", model=str(tmp_path / "run" / "model"), pipeline_class=ItaPipeline)
     image = str(corpus / "images" / "test0.png")
@@ -141,6 +150,7 @@ def test_the_text_side_alone_with_a_table_of_ones_own(corpus: Path, tiny_encoder
     scores = report["scores"]["test"]
     assert scores["I+T"] == scores["T"] == scores["wrong_image"]
     model = MgcmtForTokenClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.image_gate is None and report["image_gate"] == {}  # no picture can be read
     assert model.vision is None and model.config.augmentation_size == 6
     processor = MgcmtProcessor.from_pretrained(tmp_path / "run" / "model")
     assert processor.augmentation == "vectors" and "team" in processor.word_neighbours

@@ -274,6 +274,7 @@ def _model_fields(pipe: ItaPipeline, report: Report | None) -> dict[str, Any]:
         "encoder": code(base) if base else pipe.model.config.text_config.model_type,
         "parameters": f"{parameters / 1e6:.0f} million" if parameters >= 1e6 else f"{parameters:,}",
         "trained_views": _settings(report).get("views", "both"),
+        "image_gate": _shown_gate(pipe.model.config.image_gate),
         "aligned": getattr(pipe.model.config, "cva_loss_weight", 0) > 0,
         "system": pipe.model.config.model_type,
         "vision": _vision(pipe, report),
@@ -290,6 +291,10 @@ def _model_fields(pipe: ItaPipeline, report: Report | None) -> dict[str, Any]:
             {kind: made for kind, made in (report["aligners"] if report else {}).items() if kind in kinds}
         ),
     }
+
+
+def _shown_gate(threshold: float | None) -> str:
+    return "" if threshold is None else f"{threshold:.3g}"
 
 
 def _example_fields(examples: Mapping[str, Example]) -> dict[str, Any]:
@@ -337,6 +342,11 @@ def _result_fields(report: Report | None, split: str) -> dict[str, Any]:
         "temperature_hurts": card_tables.temperature_hurts(report, split),
         "temperature": f"{1 if temperature is None else temperature:.3f}",
         "operating_points": card_tables.operating_points_table(report),
+        "gate_text": card_tables.image_gate_text(report),
+        "gate_table": card_tables.image_gate_table(report, split),
+        "gate_threshold": _shown_gate(report["image_gate"]["validation"]["threshold"])
+        if "validation" in report["image_gate"]
+        else "",
         "errors": card_tables.errors_table(report, split),
         "error_groups": card_tables.error_groups_table(report, split),
         "seen_gap": seen_gap,

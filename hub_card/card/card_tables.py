@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 from hub_card.predictions.calibration_report import ViewCalibration
+from hub_card.predictions.image_gate import GatePoint, point_at
 from hub_card.report.comparison import compare_reports
+from hub_card.report.gate_text import gate_sentences, share_text
 from hub_card.report.report import Report, counts_of, format_f1, signatures_of, split_scores
 from hub_card.scores.errors import KINDS
 from hub_card.scores.intervals import bootstrap_difference
@@ -30,6 +32,7 @@ _NOT_TRAINING = (
     "model", "output_dir", "resume_from_checkpoint", "max_steps", "report_to",
     "push_to_hub", "hub_model_id", "hub_private_repo",
 )  # fmt: skip
+_SHARES = (0, 0.1, 0.2, 0.3, 0.5, 0.75, 1)  # of images read, the rows of the gate's table
 _PATHS = ("data_dir", "images_dir", "context_files")
 # Names on the Hub, or folders.
 _STARTED_FROM = ("encoder", "vision_encoder", "word_neighbours")
@@ -204,6 +207,35 @@ def operating_points_table(report: Report) -> Markdown:
     return markdown_table(heads, rows)
 
 
+def read_operating_points(card: str) -> list[dict[str, str]]:
+    """The rows of the `operating_points_table` of a card, by column; none if the card has no such table."""
+    lines = card.splitlines()
+    head = f"| view | wanted precision | {code('min_score')} |"
+    start = next((n for n, line in enumerate(lines) if line.startswith(head)), len(lines))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")])
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[2:]]
+
+
+def image_gate_text(report: Report) -> Markdown:
+    """What reading images is worth, and what the fitted gate makes of it, in a few sentences."""
+    return Markdown(" ".join(gate_sentences(report)))
+
+
+def image_gate_table(report: Report, split: str) -> Markdown:
+    """F1 with its interval by the share of images read, and with the fitted gate."""
+    if split not in report["image_gate"]:
+        return Markdown()
+    gate = report["image_gate"][split]
+    points = {point["share"]: point for point in (point_at(gate["curve"], share) for share in _SHARES)}
+    rows = [(share_text(point["share"]), point) for point in points.values()]
+    rows.append((f"{share_text(gate['chosen']['share'])}, by the gate", gate["chosen"]))
+    return markdown_table(["pictures read", "F1"], [[said, _f1_of(point)] for said, point in rows])
+
+
 def errors_table(report: Report, split: str) -> Markdown:
     """How often each kind of error occurs in each view."""
     analyses = report["errors"].get(split, {})
@@ -331,6 +363,13 @@ def _calibration(report: Report, split: str) -> Mapping[str, ViewCalibration]:
 
 def _f1(scored: Mapping[str, Any]) -> Markdown:
     return Markdown(format_f1(scored))
+
+
+def _f1_of(point: GatePoint) -> Markdown:
+    interval = ""
+    if point["low"] is not None and point["high"] is not None:
+        interval = f" [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
+    return Markdown(f"{100 * point['f1']:.1f}{interval}")
 
 
 def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> Markdown:

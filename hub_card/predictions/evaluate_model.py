@@ -1,8 +1,8 @@
 """Evaluates a trained model for a report: four views, ablations, calibration and errors, post by post.
 
 The model sees every post with its own image, with none, with another post's image and with a blank one. Ablations
-remove each kind of context in turn, and the image itself. One temperature for the entity scores is fitted on the
-validation split.
+remove each kind of context in turn, and the image itself. One temperature for the entity scores and the image gate are
+fitted on the validation split.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from hub_card.predictions.calibration_report import Calibration, calibration_report
-from hub_card.predictions.prediction import Prediction, Visual, decode, padded_batches, read_images, read_posts
+from hub_card.predictions.image_gate import GatedPosts, fit_image_gate, image_gate_report
+from hub_card.predictions.prediction import (
+    Prediction,
+    Visual,
+    decode,
+    least_confidence,
+    padded_batches,
+    read_images,
+    read_posts,
+)
 from hub_card.scores.calibration import fit_temperature
 from hub_card.scores.errors import ErrorAnalysis, EvaluatedPost, analyse, surface_forms
+from hub_card.scores.intervals import Counts
 from hub_card.scores.scores import ViewReport, score_views
 from hub_card.scores.views import IMAGE, MAIN_VIEWS, VIEWS
 from modeling_ita.entity_tagger import EntityTagger
@@ -61,14 +72,18 @@ class Evaluation(NamedTuple):
     """The fields that an evaluation adds to a report, and the posts of every split.
 
     Attributes:
-        fields: `scores`, `ablation`, `errors`, `calibration` (split by split) and `counts` (of the processor).
+        fields: `scores`, `ablation`, `errors`, `calibration`, `image_gate` (split by split) and `counts` (of the
+            processor). `image_gate` lacks splits without an image or context, and all splits without a fitted gate.
         posts: by split, all posts with the entities of all views, scored at the fitted temperature.
         temperature: the fitted temperature; 1 without a validation split.
+        image_gate: the fitted threshold of the image gate; None without a validation split, or if no post of it has an
+            image or context.
     """
 
     fields: dict[str, dict[str, Any]]
     posts: dict[str, list[EvaluatedPost]]
     temperature: float
+    image_gate: float | None = None
 
 
 def shuffled(visuals: Sequence[Visual], seed: int) -> list[Visual]:
@@ -155,20 +170,25 @@ def evaluate_model(
         batch_size: number of posts per batch.
     """
     fields: dict[str, dict[str, Any]] = {
-        name: {} for name in ("scores", "ablation", "errors", "calibration", "counts")
+        name: {} for name in ("scores", "ablation", "errors", "calibration", "image_gate", "counts")
     }
     names = {name for post in splits.get("train", ()) for name in surface_forms(post.words, _gold(model, post))}
     evaluated: dict[str, list[EvaluatedPost]] = {}
-    temperature = 1.0
+    temperature, image_gate = 1.0, None
     for split in [name for name in ("validation", "test") if name in splits]:
         read = ReadSplit(model, processor, split, splits[split], batch_size)
         if split == "validation":
             temperature = read.fitted_temperature()
         found = read.evaluation(temperature, names)
         evaluated[split] = found.posts
-        for name, of_split in fields.items():
-            of_split[split] = getattr(found, name)
-    return Evaluation(fields, evaluated, temperature)
+        gated = read.gated_posts(found.scores)
+        if split == "validation":
+            image_gate = fit_image_gate(gated)
+        if (gate := image_gate_report(gated, image_gate)) is not None:
+            fields["image_gate"][split] = dict(gate)
+        for name in fields.keys() & SplitEvaluation._fields:
+            fields[name][split] = getattr(found, name)
+    return Evaluation(fields, evaluated, temperature, image_gate)
 
 
 class SplitEvaluation(NamedTuple):
@@ -220,6 +240,37 @@ class ReadSplit:
         emissions = [row for view in MAIN_VIEWS for row in self.emissions[view]]
         return fit_score_temperature(self.model, emissions, [post.tags for post in self.posts] * len(MAIN_VIEWS))
 
+    def gated_posts(self, scores: Mapping[str, ViewReport] | None = None) -> GatedPosts:
+        """The posts as the image gate sees them: what `fit_image_gate` and `image_gate_report` take.
+
+        Args:
+            scores: the scores of the views T and I+T, if they are known (`SplitEvaluation.scores`).
+        """
+        scores = self._scores(MAIN_VIEWS) if scores is None else scores
+        alone, seen = (_counts(scores[view]) for view in MAIN_VIEWS)
+        unsure, has_image = least_confidence(self.model, self.emissions["T"]), self._has_image()
+        return GatedPosts(np.array(unsure), np.array(has_image), alone, seen)
+
+    def _has_image(self) -> list[bool]:
+        """Whether each post has an image or a context that the model takes, even if nothing was found in it."""
+        # Not every MGCMT takes objects, whatever its processor knows.
+        is_blind = getattr(self.model, "objects", True) is None
+        kinds = set() if is_blind else {*self.processor.context_kinds}
+        return [
+            image is not None or not kinds.isdisjoint([*context.kinds, *context.provenance])
+            for context, image in self.visuals
+        ]
+
+    def _scores(self, views: Sequence[str]) -> dict[str, ViewReport]:
+        return score_views(
+            self._gold_tags(),
+            {view: [found.tags for found in decode(self.model, self.emissions[view], ())] for view in views},
+        )
+
+    def _gold_tags(self) -> list[list[str]]:
+        labels = self.model.config.tag_scheme.labels
+        return [[labels[tag] for tag in post.tags] for post in self.posts]
+
     def evaluation(self, temperature: float, train_surfaces: Collection[str]) -> SplitEvaluation:
         """Evaluate the split.
 
@@ -228,8 +279,7 @@ class ReadSplit:
             train_surfaces: the surface forms of training entities, see `analyse`.
         """
         predictions = {view: decode(self.model, rows, (1.0, temperature)) for view, rows in self.emissions.items()}
-        labels = self.model.config.tag_scheme.labels
-        tags = [[labels[tag] for tag in post.tags] for post in self.posts]
+        tags = self._gold_tags()
         scores = score_views(tags, {view: [found.tags for found in rows] for view, rows in predictions.items()})
         kinds = kinds_present(self.processor, self.posts)
         ablation = score_views(tags, {kind: self._tags_without(kind) for kind in kinds})
@@ -268,3 +318,8 @@ class ReadSplit:
 
 def _gold(model: EntityTagger, post: TaggedPost) -> frozenset[Span]:
     return frozenset(model.config.tag_scheme.spans(list(post.tags)))
+
+
+def _counts(scored: ViewReport) -> Counts:
+    counts = scored["post_counts"]
+    return Counts(np.array(counts["gold"]), np.array(counts["predicted"]), np.array(counts["correct"]))

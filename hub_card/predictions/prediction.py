@@ -150,6 +150,18 @@ def decode(
     return predictions
 
 
+@torch.inference_mode()
+def least_confidence(model: EntityTagger, emissions: Sequence[torch.Tensor]) -> list[float]:
+    """How unsure the model is of every post, in [0, 1] (`EntityDecoding.least_confidence`); 0 if it has no words."""
+    found = [0.0] * len(emissions)
+    with_words = [number for number, row in enumerate(emissions) if len(row)]
+    batches = padded_batches([emissions[number] for number in with_words], model.device)
+    values = [value for padded, mask in batches for value in model.least_confidence(padded, mask)]
+    for number, value in zip(with_words, values, strict=True):
+        found[number] = value
+    return found
+
+
 def padded_batches(
     emissions: Sequence[torch.Tensor], device: torch.device, size: int = DECODED_AT_ONCE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

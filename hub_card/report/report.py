@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, NotRequired, TypedDict, cast
 
 from hub_card.predictions.calibration_report import Calibration, ViewCalibration
+from hub_card.predictions.image_gate import ImageGate
 from hub_card.report.text_table import aligned
 from hub_card.scores.errors import ErrorAnalysis
 from hub_card.scores.intervals import Counts, bootstrap_f1
@@ -97,6 +98,8 @@ class Report(TypedDict, total=False):
         ablation: by split, the scores of I+T without each kind of context, and without the image itself (`IMAGE`).
         errors: by split and view.
         calibration: by split.
+        image_gate: by split, F1 by the share of images read, and the threshold, which was fitted on the validation
+            split; empty if none was fitted.
         config_defaults: the default settings of a run.
         aligners: by kind of context, `{"model", "revision", "settings"}` of what made the training contexts.
     """
@@ -114,6 +117,7 @@ class Report(TypedDict, total=False):
     ablation: dict[str, dict[str, ViewReport]]
     errors: dict[str, dict[str, ErrorAnalysis]]
     calibration: dict[str, Calibration]
+    image_gate: dict[str, ImageGate]
     config_defaults: dict[str, Any]
     aligners: dict[str, dict[str, Any]]
 
@@ -145,6 +149,7 @@ def complete_report(report: Mapping[str, Any]) -> Report:
     whole["calibration"] = {
         split: _complete_calibration(calibration or {}) for split, calibration in whole["calibration"].items()
     }
+    whole["image_gate"] = _given(whole["image_gate"])
     return cast(Report, whole)
 
 
@@ -200,7 +205,7 @@ def make_report(
             a lenient F1 per view, `mean`, `best`).
         config: the settings of the run.
         gold: per split the file with its gold tags; the scores of a split that is not named have no signature.
-        analyses: further fields, such as `ablation`, `errors` and `calibration` of `evaluate_model`.
+        analyses: further fields, such as `ablation`, `errors`, `calibration` and `image_gate` of `evaluate_model`.
 
     Returns:
         All arguments except `gold` under their own names, `signatures` (split → view → scoring → the line of a
@@ -339,6 +344,34 @@ def _check_form(report: Mapping[str, Any]) -> None:
         for view, scored in _object(f"scores.{split}", views).items():
             for scoring in {"lenient", "strict"} & _object(f"scores.{split}.{view}", scored).keys():
                 _object(f"scores.{split}.{view}.{scoring}", scored[scoring])
+    for split, gate in _given(_object("image_gate", report.get("image_gate") or {})).items():
+        _check_gate(f"image_gate.{split}", gate)
+
+
+def _check_gate(name: str, gate: Any) -> None:
+    for point in ("none", "chosen", "all"):
+        _check_point(f"{name}.{point}", _object(name, gate).get(point))
+    if not isinstance(curve := gate.get("curve"), list) or not curve:
+        raise ValueError(f"{name}.curve is not a list of points")
+    for number, point in enumerate(curve):
+        _check_point(f"{name}.curve[{number}]", point)
+    _number(f"{name}.threshold", gate.get("threshold"))
+    if not isinstance(gate.get("is_worth_it"), bool):
+        raise ValueError(f"{name}.is_worth_it is not true or false")
+
+
+def _check_point(name: str, point: Any) -> None:
+    for key in ("share", "f1"):
+        _number(f"{name}.{key}", _object(name, point).get(key))
+    ends = [point.get(key) for key in ("low", "high")]
+    if ends != [None, None]:
+        for key, end in zip(("low", "high"), ends, strict=True):
+            _number(f"{name}.{key}", end)
+
+
+def _number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is not a number from 0 to 1")
 
 
 def _object(name: str, value: Any) -> Mapping[str, Any]:

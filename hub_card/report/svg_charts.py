@@ -42,6 +42,7 @@ class Series:
         dashes: an SVG dash pattern; empty for a solid line.
         radii: the radius of the dot at each point, in units of the plot; empty for no dots.
         opacity: of line and dots.
+        band: x and the two ends of an interval around y, in the order of x; shaded behind the line.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Series:
     dashes: str = ""
     radii: Sequence[float] = ()
     opacity: float = 1.0
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def line_chart(
@@ -77,7 +79,9 @@ def line_chart(
         HTML; empty if there are no points.
     """
     xs = [x for line in series for x, _ in line.points]
-    ys = [y for line in series for _, y in line.points]
+    ys = [y for line in series for _, y in line.points] + [
+        end for line in series for _, *ends in line.band for end in ends
+    ]
     if not xs:
         return ""
     x_low, x_high = _opened(*(x_range or (min(xs), max(xs))))
@@ -102,6 +106,10 @@ def line_chart(
     parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{WIDTH - _RIGHT}"/>')
     parts.append(_label((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
     for line in series:
+        if line.band:
+            outline = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
+            corners = "L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in outline)
+            parts.append(f'<path d="M{corners}Z" fill="{html_text(line.colour)}" opacity="0.15"/>')
         # Points at the same position on screen are drawn once.
         spots = list(dict.fromkeys(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line.points))
         stroke = f'stroke="{html_text(line.colour)}" stroke-width="1.8" stroke-dasharray="{html_text(line.dashes)}"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import statistics
 import sys
@@ -309,6 +310,45 @@ def test_a_report_of_an_older_version_is_completed(report: dict[str, Any], tmp_p
     assert whole["calibration"]["test"]["views"]["T"]["operating_points"] == []
     assert whole["errors"]["test"]["T"]["agreement"] == {}
     assert complete_report(whole) == whole and "history" not in old
+
+
+GATE_POINT = {"share": 0.5, "threshold": None, "f1": 0.5, "low": 0.25, "high": 0.75}
+GATE = {"posts": 4, "images": 2, "threshold": 1.0, "is_worth_it": False}
+GATE |= {"none": GATE_POINT, "chosen": GATE_POINT, "all": GATE_POINT, "curve": [GATE_POINT]}
+
+
+def test_an_image_gate_survives_json(report: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_report(report | {"image_gate": {"validation": GATE, "test": None}}, path)
+    assert read_report(path)["image_gate"] == {"validation": GATE}
+    for without in ({}, {"image_gate": None}, {"image_gate": {}}):
+        write_report(report | without, path)
+        assert read_report(path)["image_gate"] == {}
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ([], "image_gate.validation is not an object"),
+        (GATE | {"chosen": 3}, "image_gate.validation.chosen is not an object"),
+        ({**GATE, "all": {}}, "image_gate.validation.all.share is not a number from 0 to 1"),
+        (GATE | {"threshold": "high"}, "image_gate.validation.threshold is not a number from 0 to 1"),
+        (GATE | {"is_worth_it": 1}, "image_gate.validation.is_worth_it is not true or false"),
+        (GATE | {"curve": []}, "image_gate.validation.curve is not a list of points"),
+        (
+            GATE | {"curve": [GATE_POINT, GATE_POINT | {"f1": 85.0}]},
+            "image_gate.validation.curve[1].f1 is not a number from 0 to 1",
+        ),
+        (GATE | {"none": GATE_POINT | {"low": None}}, "image_gate.validation.none.low is not a number from 0 to 1"),
+    ],
+)
+def test_an_image_gate_of_another_form_is_refused(
+    gate: Any, message: str, report: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "report.json"
+    write_report(report | {"image_gate": {"validation": gate}}, path)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_report(path)
 
 
 def test_a_failed_write_leaves_the_old_report(report: dict[str, Any], tmp_path: Path) -> None:

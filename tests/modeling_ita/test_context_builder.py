@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from modeling_ita.aligners import PROFILES, FunctionAligner, make_aligner, scored_strings
@@ -100,6 +102,32 @@ def test_images_without_context_are_counted(tmp_path: Path, caplog: pytest.LogCa
     builder([None])
     assert builder.counts["missing"] == 3
     assert builder([]) == []
+
+
+def test_files_are_examined_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(60 + n, 40) for n in range(6)]
+    for size in sizes:
+        two_colours(size).save(tmp_path / f"{size[0]}.png")
+    files = [tmp_path / f"{width}.png" for width, _ in sizes]
+    sources = [files[0], None, *files[1:3], two_colours((90, 40)), tmp_path / "absent.png", files[3].read_bytes()]
+    builder = VisualContextBuilder(ocr=Stub())
+    examine = builder.examine
+    used: dict[str, set[int]] = {"files": set(), "pictures": set()}
+
+    def noted(source: Any) -> Any:
+        used["pictures" if isinstance(source, Image.Image) else "files"].add(threading.get_ident())
+        return examine(source)
+
+    monkeypatch.setattr(builder, "examine", noted)
+    found = {}
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        used["files"].clear()
+        found[threads] = [context.kinds.get("ocr") for context in builder(sources)]
+        assert (used["files"] == {threading.get_ident()}) == (threads == 1)
+        assert used["pictures"] == {threading.get_ident()}  # one by one, because they may share a file
+    read = [["(60, 40)"], None, ["(61, 40)"], ["(62, 40)"], ["(90, 40)"], None, ["(63, 40)"]]
+    assert found == {1: read, 3: read}
 
 
 def test_a_url_is_an_error() -> None:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import multiprocessing
+import os
 import pickle
 import shutil
 import sys
+import threading
 import types
 import urllib.error
 from pathlib import Path
@@ -84,6 +87,11 @@ def test_strips_are_put_on_black() -> None:
     assert without_strip(image) is image
 
 
+def _reads(aligner: RapidOcr, images: list[Image.Image], expected: Any) -> None:
+    """Exits with 1 unless these images have these lines; runs in a process of its own."""
+    sys.exit(aligner(images) != expected)
+
+
 class TestRapidOcr:
     def test_reads_drawn_text(self, rapidocr: RapidOcr) -> None:
         sign = drawn((16, 20, "PHOENIX"), (16, 70, "Harbor Books"))
@@ -96,6 +104,114 @@ class TestRapidOcr:
             [],
         ]
         assert all(0.6 <= score <= 1 for lines in found for _, score in lines)
+
+    def test_neighbours_and_threads_change_nothing(self, rapidocr: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+        images = [
+            drawn((16, 20, "PHOENIX"), (16, 70, "Harbor Books"), (16, 120, "A1")),
+            Image.new("RGB", (90, 90), "navy"),
+            drawn((30, 150, "MIDNIGHT"), size=(500, 400), letters=70),
+            Image.linear_gradient("L").resize((300, 9)).convert("RGB"),
+            drawn((5, 20, "one long line that is wider than others, in small letters"), size=(400, 60), letters=14),
+            drawn((16, 20, "PHOENIX")).rotate(90, expand=True),
+        ]
+        one_by_one = [rapidocr([image])[0] for image in images]
+        texts = [[text for text, _ in lines] for lines in one_by_one]
+        assert texts[0] == ["PHOENIX", "Harbor Books", "A1"]
+        assert texts[1:4] == [[], ["MIDNIGHT"], []]
+        assert rapidocr(images) == one_by_one
+        assert rapidocr(images[::-1]) == one_by_one[::-1]
+        used = set()
+        read_line = ocr._read_line
+
+        def noted(*piece: Any) -> Any:
+            used.add(threading.get_ident())
+            return read_line(*piece)
+
+        monkeypatch.setattr(ocr, "_read_line", noted)
+        monkeypatch.setattr(rapidocr, "threads", 3)
+        assert rapidocr(images) == one_by_one
+        assert used and threading.get_ident() not in used
+        monkeypatch.setattr(rapidocr, "threads", None)
+        for threads in (1, 2):
+            used.clear()
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            assert rapidocr(images[:1]) == one_by_one[:1]
+            assert used and (used == {threading.get_ident()}) == (threads == 1)
+
+    def test_memory_bounds_the_images_at_a_time(self, rapidocr: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def in_order(function: Any, items: Any, threads: int, cost: Any) -> Any:
+            asked.append(threads)
+            return [function(item) for item in items]
+
+        monkeypatch.setattr(ocr, "in_threads", in_order)
+        monkeypatch.setattr(rapidocr, "threads", 8)
+        monkeypatch.setattr(ocr, "PIXELS_AT_ONCE", 3 * 320 * 427)
+        rapidocr([drawn(), drawn(size=(256, 192))])  # enlarged to 320 × 427
+        assert asked == [3, 8]
+        monkeypatch.setattr(ocr, "PIXELS_AT_ONCE", 10)
+        rapidocr([drawn()])
+        assert asked[2] == 1
+        assert rapidocr([]) == []
+
+    @pytest.mark.parametrize("turn", [90, 180, 270])
+    def test_turned_text(self, rapidocr: RapidOcr, turn: int) -> None:
+        sign = drawn((16, 20, "PHOENIX"), (16, 70, "Harbor Books")).rotate(turn, expand=True)
+        assert sorted(text for text, _ in rapidocr([sign])[0]) == ["Harbor Books", "PHOENIX"]
+
+    def test_unsure_narrow_lines_are_read_again_with_padding(
+        self, rapidocr: RapidOcr, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        widths: list[int] = []
+        scores = {"PHOENIX": 0.7}
+
+        def read_line(recognizer: Any, piece: Any, width: int) -> tuple[str, float]:
+            widths.append(width)
+            return ("padded", 0.9) if width == 320 else ("narrow", scores["PHOENIX"])
+
+        monkeypatch.setattr(ocr, "_read_line", read_line)
+        sign = drawn((16, 20, "PHOENIX"))
+        assert rapidocr([sign]) == [[("padded", 0.9)]]
+        assert widths[0] % 32 == 0 and widths[0] < 320 and widths[1:] == [320]
+        scores["PHOENIX"] = 0.85
+        widths.clear()
+        assert rapidocr([sign]) == [[("narrow", 0.85)]]
+        assert len(widths) == 1
+        monkeypatch.setattr(rapidocr, "min_score", 0.88)  # unsure is also what a higher threshold would drop
+        assert rapidocr([sign]) == [[("padded", 0.9)]]
+        widths.clear()
+        rapidocr([drawn((5, 20, "one long line that is wider"), size=(500, 60))])
+        assert len(widths) == 1 and widths[0] > 320
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_an_image_that_cannot_be_read_is_an_error(
+        self, rapidocr: RapidOcr, threads: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rapidocr, "threads", threads)
+        steps = rapidocr._engine.run_ocr_steps
+
+        def run_ocr_steps(array: Any, record: Any) -> Any:
+            if array.shape[1] in (111, 222):
+                raise RuntimeError(f"image of width {array.shape[1]}")
+            return steps(array, record)
+
+        monkeypatch.setattr(rapidocr._engine, "run_ocr_steps", run_ocr_steps)
+        images = [drawn((16, 20, "PHOENIX")), drawn(size=(111, 90)), drawn(size=(222, 190))]
+        with pytest.raises(RuntimeError, match="width 111"):
+            rapidocr(images)
+        assert [text for text, _ in rapidocr(images[:1])[0]] == ["PHOENIX"]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_forked_process_reads_too(self, rapidocr: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rapidocr, "threads", 2)
+        images = [drawn((16, 20, "PHOENIX")), drawn((16, 20, "Harbor Books"))]
+        expected = rapidocr(images)
+        process = multiprocessing.get_context("fork").Process(target=_reads, args=(rapidocr, images, expected))
+        process.start()
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
 
     def test_columns_are_read_row_by_row(self, rapidocr: RapidOcr) -> None:
         board = drawn(
@@ -123,18 +239,29 @@ class TestRapidOcr:
             def __init__(self, params: dict[str, Any]) -> None:
                 made.append(params)
 
+                self.text_det = types.SimpleNamespace(mean=[0.5], std=[0.5])
+
+            def load_img(self, image: Image.Image) -> Any:
+                return image
+
+            def preprocess_img(self, image: Any) -> Any:
+                return image, {}
+
             def detect_and_crop(self, image: Any, record: Any) -> Any:
                 raise NotImplementedError
 
-            def __call__(self, image: Image.Image) -> Any:
-                return types.SimpleNamespace(txts=None)
+            def run_ocr_steps(self, image: Any, record: Any) -> Any:
+                return types.SimpleNamespace(boxes=None), None, None, []
+
+            def recognize_txt(self, pieces: Any) -> None:
+                pass
 
         aligner = RapidOcr(threads=3, min_side=111)
         monkeypatch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=Engine))
         assert not made
         assert [aligner([drawn()]) for _ in range(2)] == [[[]], [[]]]
         assert len(made) == 1
-        assert made[0]["EngineConfig.onnxruntime.intra_op_num_threads"] == 3
+        assert made[0]["EngineConfig.onnxruntime.intra_op_num_threads"] == 1
         assert made[0]["Det.limit_side_len"] == 111
         rapidocr([drawn()])
         for clone in (pickle.loads(pickle.dumps(rapidocr)), copy.deepcopy(rapidocr)):

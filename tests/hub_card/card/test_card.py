@@ -27,6 +27,7 @@ from hub_card.card.card_tables import markdown_table, training_yaml
 from hub_card.card.eval_results import eval_result_entries
 from hub_card.hub.exported_folder import export_model
 from hub_card.predictions.evaluate_model import evaluate_model
+from hub_card.report.gate_text import gate_sentences
 from hub_card.report.report import counts_of, format_f1, make_report
 from hub_card.scores.intervals import bootstrap_difference
 from hub_card.scores.signature import Signature
@@ -375,6 +376,51 @@ def test_thresholds_are_those_of_validation(written: Path, report: dict[str, Any
             assert shown == "not reached"
         else:
             assert 0 <= float(shown) - point["threshold"] < 0.0011  # never below: nothing less sure gets in
+
+
+def test_how_many_pictures_must_be_read(
+    make: Maker,
+    tiny_model: ItaForTokenClassification,
+    reading_processor: ItaProcessor,
+    written: Path,
+    report: dict[str, Any],
+) -> None:
+    heading, use = "### How many pictures must be read", '`ner(posts, read_images="unsure")`'
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert f"{heading}\n\n{' '.join(gate_sentences(report))}\n" in card and use in card
+    gate = report["image_gate"]["test"]
+    rows = table(card, "pictures read")
+    shares = [*rows][1:]  # below the head
+    assert shares[0] == "0 %" and shares[-2] == "100 %" and len(shares) <= 8
+    for name, point in (("0 %", gate["none"]), ("100 %", gate["all"])):
+        assert rows[name] == [f"{100 * point['f1']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"]
+    assert rows["0 %"] == [format_f1(report["scores"]["test"]["T"])]
+    assert rows["100 %"] == [format_f1(report["scores"]["test"]["I+T"])]
+    assert shares[-1].endswith(" %, by the gate")
+    # The model of the fixture was not given the gate: the card says which it is.
+    threshold = report["image_gate"]["validation"]["threshold"]
+    assert f"of the configuration, which has none yet: {threshold:.3g} was fitted on validation." in card
+
+    pipe = ItaPipeline(model=copy.deepcopy(tiny_model), processor=reading_processor, device="cpu")
+    pipe.model.config.image_gate = 0.125
+    card = make_card(model_id=MODEL_ID, revision=REVISION, pipe=pipe, report=report).text
+    assert "exceeds 0.125, which is kept in the configuration as `image_gate`.\n" in card
+    pipe.model.config.image_gate = 1.0
+    card = make_card(model_id=MODEL_ID, revision=REVISION, pipe=pipe, report=report).text
+    assert "Nothing exceeds 1: no picture is read." in card
+
+    # A checkpoint that reads no picture, a picture that is worth nothing, and a report without a gate.
+    card = make(report=report, examples=None).text
+    assert heading in card and use not in card
+    validation = report["image_gate"]["validation"]
+    none = validation["none"] | {"f1": 0.843}
+    nothing = {"is_worth_it": False, "threshold": 1.0, "none": none, "chosen": none, "all": none | {"f1": 0.838}}
+    changed = report | {"image_gate": {"validation": validation | nothing}}
+    card = make(report=changed, examples=None).text
+    assert "On validation the picture was worth nothing: T 84.3, I+T 83.8;" in card
+    assert "| pictures read |" not in card
+    for gates in ({}, None, {"validation": None}):
+        assert heading not in make(report=report | {"image_gate": gates}, examples=None).text
 
 
 def test_noise_is_told(written: Path) -> None:

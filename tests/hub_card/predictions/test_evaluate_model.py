@@ -15,13 +15,17 @@ from transformers import BertTokenizer, ConvNextImageProcessorPil
 from hub_card import evaluation
 from hub_card.hub.exported_folder import export_model
 from hub_card.predictions.evaluate_model import (
+    ReadSplit,
     evaluate_model,
     fit_score_temperature,
     shuffled,
     visuals_of_view,
     without_kind,
 )
-from hub_card.predictions.prediction import Visual, decode, read_images, read_posts
+from hub_card.predictions.image_gate import fit_image_gate
+from hub_card.predictions.prediction import Visual, decode, least_confidence, read_images, read_posts
+from hub_card.report.gate_text import gate_sentences
+from hub_card.report.report import read_report
 from hub_card.scores.views import VIEWS
 from modeling_ita import ItaForTokenClassification, ItaPipeline, ItaProcessor, MgcmtProcessor
 from modeling_ita.visual_context import VisualContext
@@ -74,6 +78,52 @@ def test_every_view_and_ablation_is_scored(
     assert [post.id for post in evaluation.posts["test"]] == [post.id for post in posts]
     assert evaluation.posts["test"][3].context == {"ocr": ["SUNS"]}
     json.dumps(evaluation.fields["errors"])
+
+
+def test_the_image_gate_is_fitted_on_validation(
+    tiny_model: ItaForTokenClassification, tiny_processor: ItaProcessor, posts: list[Post]
+) -> None:
+    posts.append(Post("blank", ["a", "dog"], [0, 0], VisualContext({}, {"ocr": {"model": "x"}})))  # read in vain
+    posts.append(Post("other kind", ["a", "dog"], [0, 0], VisualContext({"mood": ["sad"]})))  # not read by the model
+    splits = {"train": posts[:2], "validation": posts, "test": posts[::-1][:5]}
+    evaluation = evaluate_model(tiny_model, tiny_processor, splits, batch_size=4)
+    gates, scores = evaluation.fields["image_gate"], evaluation.fields["scores"]
+    assert list(gates) == ["validation", "test"]
+    for split, gate in gates.items():
+        assert gate["threshold"] == gate["chosen"]["threshold"] == evaluation.image_gate
+        assert gate["none"]["f1"] == scores[split]["T"]["lenient"]["f1"]
+        assert gate["all"]["f1"] == scores[split]["I+T"]["lenient"]["f1"]
+    assert (gates["validation"]["posts"], gates["validation"]["images"]) == (8, 6)
+    assert (gates["test"]["posts"], gates["test"]["images"]) == (5, 4)
+    json.dumps(gates, allow_nan=False)
+
+    # The same from the emissions alone, as a benchmark has them.
+    read = ReadSplit(tiny_model, tiny_processor, "validation", posts, batch_size=3)
+    gated = read.gated_posts()
+    assert fit_image_gate(gated) == pytest.approx(evaluation.image_gate, abs=1e-4)
+    for row, unsure in zip(read.emissions["T"], gated.least_confidence, strict=True):
+        [expected] = tiny_model.least_confidence(row[None], torch.ones(1, len(row)) > 0)
+        assert unsure == pytest.approx(expected, abs=1e-5)
+    is_read = gated.read_at(0.5)
+    mixed = [read.emissions["I+T" if yes else "T"][n] for n, yes in enumerate(is_read)]
+    tags = [prediction.tags for prediction in decode(tiny_model, mixed)]
+    labels = tiny_model.config.tag_scheme.labels
+    counts = gated.counts(is_read)
+    f1 = f1_score([[labels[tag] for tag in post.tags] for post in posts], tags)
+    assert 2 * counts.correct.sum() / (counts.gold + counts.predicted).sum() == pytest.approx(f1)
+
+    without = evaluate_model(tiny_model, tiny_processor, {"test": posts})
+    assert without.image_gate is None and without.fields["image_gate"] == {}
+    none = [Post(post.id, post.words, post.tags, VisualContext()) for post in posts]
+    without = evaluate_model(tiny_model, tiny_processor, {"validation": none, "test": posts})
+    assert without.image_gate is None and without.fields["image_gate"] == {}
+
+
+def test_a_post_without_words_is_not_unsure(tiny_model: ItaForTokenClassification) -> None:
+    size = len(tiny_model.config.tag_scheme)
+    found = least_confidence(tiny_model, [torch.empty(0, size), torch.zeros(2, size), torch.empty(0, size)])
+    assert found[0] == found[2] == 0 < found[1]
+    assert least_confidence(tiny_model, []) == []
 
 
 def test_order_of_posts_and_size_of_batches_change_nothing(
@@ -175,6 +225,13 @@ def test_a_model_that_looks_is_shown_the_images(tiny_encoder: str, posts: list[P
         found.fields["counts"]["test"]["I+T"]["images"] == 5 and found.fields["counts"]["test"]["I+T"]["objects"] == 4
     )
     assert found.fields["counts"]["test"]["T"].get("images", 0) == 0
+    fitted = evaluate_model(model, processor, {"validation": posts}, batch_size=4)
+    gate, scores = fitted.fields["image_gate"]["validation"], fitted.fields["scores"]["validation"]
+    assert gate["images"] == 6  # the fourth has objects alone
+    assert gate["none"]["f1"] == scores["T"]["lenient"]["f1"] and gate["all"]["f1"] == scores["I+T"]["lenient"]["f1"]
+    blind, objects = make_model(visual_fusion="regions"), [Post(p.id, p.words, p.tags, p.context) for p in posts]
+    assert blind.objects is None  # its processor knows classes of objects all the same
+    assert evaluate_model(blind, processor, {"validation": objects}).image_gate is None
 
     pipe = ItaPipeline(model=model, processor=processor)
     shown[2] = files[2]
@@ -234,3 +291,44 @@ def test_the_command_writes_report_and_page(
     assert (tmp_path / "out" / "report.html").stat().st_size > 5_000
     said = capsys.readouterr().out
     assert "blank image" in said and "ita-mner-f1|" in said
+
+    gate = report["image_gate"]["validation"]["threshold"]
+    [line] = [line for line in said.splitlines() if line.startswith("images  ")]
+    assert " ".join(gate_sentences(read_report(tmp_path / "out" / "report.json"))) in line
+    assert f"(image_gate {gate:.3g}), once --update_config has written it" in line
+    config = tmp_path / "model" / "config.json"
+    before = json.loads(config.read_text(encoding="utf-8"))
+    assert before["image_gate"] is None and before["score_temperature"] == 1
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 0
+    after = json.loads(config.read_text(encoding="utf-8"))
+    temperature = report["calibration"]["validation"]["temperature"]
+    assert after == before | {"image_gate": gate, "score_temperature": temperature}
+    assert f"(image_gate {gate:.3g}, written into {config})" in capsys.readouterr().out
+    loaded = ItaForTokenClassification.from_pretrained(tmp_path / "model")
+    loaded.save_pretrained(tmp_path / "again")
+    assert (loaded.config.image_gate, loaded.config.score_temperature) == (gate, temperature)
+
+    # Posts without contexts have no gate: an earlier one stays, and the line does not appear.
+    other = json.dumps({"id": "test0", "mood": ["sad"]}) + "\n"  # of a kind that the model does not take
+    (corpus / "contexts.jsonl").write_text(other, encoding="utf-8")
+    config.write_text(json.dumps(after | {"image_gate": 0.25, "score_temperature": 3.0}), encoding="utf-8")
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 0
+    kept = json.loads(config.read_text(encoding="utf-8"))
+    again = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert kept["image_gate"] == 0.25 and again["image_gate"] == {}
+    assert kept["score_temperature"] == again["calibration"]["validation"]["temperature"] != 3
+    assert "images  " not in capsys.readouterr().out
+
+    # Without a validation split nothing is fitted, so that nothing may be written.
+    (corpus / "valid.txt").unlink()
+    written = config.read_bytes()
+    assert evaluation.main([*arguments, "--device", "cpu", "--update_config"]) == 2
+    assert "has no validation split to fit on" in capsys.readouterr().err
+    assert evaluation.main([*arguments, "--device", "cpu"]) == 0
+    assert config.read_bytes() == written
+
+
+def test_what_was_fitted_is_not_written_to_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation.main(["evaluate", "you/model", "--output_dir", str(tmp_path / "out"), "--update_config"]) == 2
+    assert "--update_config writes into a local folder, and you/model is none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -8,10 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hub_card.predictions.calibration_report import calibration_report
-from hub_card.report.report import format_f1, make_report
+from hub_card.predictions.image_gate import GatedPosts, fit_image_gate, image_gate_report
+from hub_card.report.gate_text import gate_sentences
+from hub_card.report.report import complete_report, counts_of, format_f1, make_report
 from hub_card.report.report_page import write_page
 from hub_card.report.svg_charts import Series, line_chart
 from hub_card.scores.errors import EvaluatedPost, analyse
@@ -152,6 +155,34 @@ def test_a_model_that_looks(tmp_path: Path) -> None:
     # Without the image alone: that is the view T, which is there already.
     shown = page(tmp_path, made | {"ablation": {"test": {"image": scored}}})
     assert not any("removed" in section for section in shown.sections)
+
+
+def test_how_many_pictures_must_be_read(tmp_path: Path) -> None:
+    made = report()
+    name = "How many pictures must be read"
+    counts = [counts_of(made["scores"]["test"][view]) for view in ("T", "I+T")]
+    posts = GatedPosts(np.array([0.2, 0.9, 0.5]), np.array([True, True, False]), *counts)
+    gate = image_gate_report(posts, fit_image_gate(posts))
+    assert gate is not None and gate["is_worth_it"] and gate["chosen"]["share"] == 0.5
+    made["image_gate"] = {"validation": gate, "test": gate}
+    shown = page(tmp_path, made)
+    assert shown.sections == [*SECTIONS[:2], name, *SECTIONS[2:]]
+    assert " ".join(gate_sentences(complete_report(made))) in shown.text
+    assert "Reading 50 % of the pictures gives F1 75.0; reading all 75.0, none 57.1 (validation)." in shown.text
+    section = shown.source[shown.source.index(f"<h2>{name}") :].partition("</section>")[0]
+    for split in ("validation", "test"):
+        assert f"<figcaption>F1 by the share of pictures read, {split}</figcaption>" in section
+    assert section.count('opacity="0.15"') == section.count("<circle") == section.count("image_gate: 50 % read") == 2
+    assert "exceeds image_gate, 0.55 as fitted on validation" in shown.text
+
+    # Worth nothing; and a split without a picture has no chart.
+    reversed_posts = GatedPosts(posts.least_confidence, posts.has_image, posts.seen, posts.alone)
+    made["image_gate"] = {"validation": image_gate_report(reversed_posts, 1.0)}
+    shown = page(tmp_path, made)
+    assert "On validation the picture was worth nothing: T 75.0, I+T 57.1;" in shown.text
+    assert shown.source.count("F1 by the share of pictures read, test") == 0
+    for nothing in ({}, None, {"test": gate}):  # nothing was fitted
+        assert page(tmp_path, made | {"image_gate": nothing}).sections == list(SECTIONS)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +352,18 @@ def test_chart_of_any_values_stays_within_its_frame(ys: list[float], log: bool) 
     assert places
     assert all(0 <= place <= 360 for place in places)
     assert re.search(r'text-anchor="end">[^<]+<', figure)  # a tick
+
+
+def test_a_band_lies_within_the_frame_and_around_its_line() -> None:
+    line = Series("s", [(0, 0.5), (1, 0.6)], "red", band=[(0, 0.2, 0.8), (1, 0.5, 0.9)])
+    figure = line_chart("t", [line], "x", "y")
+    [band] = re.findall(r'<path d="M([^"]*)Z" fill="red" opacity="0.15"/>', figure)
+    corners = [tuple(map(float, corner.split())) for corner in band.split("L")]
+    [drawn] = re.findall(r'<path d="M([^"]*)" fill="none"', figure)
+    points = [tuple(map(float, point.split())) for point in drawn.split("L")]
+    assert len(corners) == 4 and all(0 <= place <= 360 for corner in corners for place in corner)
+    for (x, y), high, low in zip(points, corners[:2], reversed(corners[2:]), strict=True):
+        assert x == high[0] == low[0] and high[1] < y < low[1]
 
 
 def test_chart_of_nothing_is_nothing() -> None:

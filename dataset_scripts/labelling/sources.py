@@ -1,0 +1,429 @@
+"""What is labelled: the rows of files, of standard input or of a data set, numbered from 0 and read in any range."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from dataset_scripts.labelling.text_files import (
+    DELIMITERS,
+    JSON_SUFFIXES,
+    STEP,
+    Row,
+    TextIndex,
+    csv_rows,
+    index_csv,
+    index_json,
+    json_column,
+    json_rows,
+)
+from modeling_ita.plain_text import one_line
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+FORMATS = "CSV, TSV, JSON lines (each also with .gz, .zst or .bz2) or Parquet"
+SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES, ".parquet")
+
+
+@dataclass
+class Rows:
+    """Rows read from a source.
+
+    Attributes:
+        table: the rows.
+        faults: what is wrong with each of them, None where nothing is.
+        folder: where relative paths of images lead; None if they lead nowhere.
+        raw: by column, the values as they were, where they differ from those of the table.
+    """
+
+    table: pa.Table
+    faults: list[str | None]
+    folder: str | None = None
+    raw: dict[str, list[Any]] = field(default_factory=dict)
+
+    def values(self, column: str) -> list[Any]:
+        """The values of a column."""
+        return self.raw[column] if column in self.raw else self.table[column].to_pylist()
+
+
+class Source(Protocol):
+    """Rows that are read in any range, by any process: a source can be pickled.
+
+    Attributes:
+        schema: the columns.
+        count: the number of rows.
+        notes: what the user should know: files that are empty.
+    """
+
+    schema: pa.Schema
+    count: int
+    notes: list[str]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the rows, as JSON values: their files with sizes and dates."""
+        ...
+
+    def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
+        """Yields the rows from `start` up to `stop`, at most `batch_size` at a time.
+
+        Args:
+            start: the first row.
+            stop: one past the last row.
+            columns: the columns that are needed.
+            batch_size: maximum number of rows of a batch.
+        """
+        ...
+
+
+def open_files(inputs: Sequence[str], encoding: str = "utf-8", limit: int | None = None) -> FileSource:
+    """The rows of files, one after the other.
+
+    Args:
+        inputs: files, folders or patterns, on any file system that fsspec knows.
+        encoding: the encoding of text files.
+        limit: read only the first `limit` rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file is of another format, its header cannot be read, all are empty, or the encoding is unknown.
+    """
+    try:
+        is_known = "\n,\t{}".encode(codecs.lookup(encoding).name) == b"\n,\t{}"
+    except (LookupError, UnicodeError):
+        is_known = False
+    if not is_known:
+        raise ValueError(f"encoding {encoding!r} is none that contains ASCII (expected utf-8, latin-1, cp1252 …)")
+    parts = [_open_part(url, encoding) for given in inputs for url in _files_of(given)]
+    return FileSource(parts, limit)
+
+
+def spool(stream: Any, file: Path) -> None:
+    """Copy a stream, which can be read once, into a file, which can be read by several processes."""
+    with file.open("wb") as copy:
+        shutil.copyfileobj(stream, copy)
+
+
+class FileSource:
+    """The rows of several files, one after the other, with the columns of all of them."""
+
+    def __init__(self, parts: Sequence[_Part], limit: int | None = None) -> None:
+        self.parts = list(parts)
+        types: dict[str, pa.DataType] = {}
+        for part in self.parts:
+            for name, type_ in part.columns.items():
+                if types.setdefault(name, type_) != type_:
+                    raise ValueError(
+                        f"the column {name!r} is {type_} in {part.url} and {types[name]} in a file before it "
+                        "(expected the same: label them one by one)"
+                    )
+        if not types:
+            raise ValueError(f"{', '.join(part.url for part in self.parts):.300}: there are no columns (empty files)")
+        self.schema = pa.schema(list(types.items()))
+        whole = sum(part.rows for part in self.parts)
+        self.count = whole if limit is None else min(limit, whole)
+        self.notes = [f"{part.url} is empty" for part in self.parts if not part.rows]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {"files": [part.fingerprint() for part in self.parts], "rows": self.count}
+
+    def digest(self) -> dict[str, Any]:
+        """The sha256 of the files, instead of their names and dates."""
+        return {"sha256": [_sha256(part.url) for part in self.parts], "rows": self.count}
+
+    def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
+        """See `Source`."""
+        first = 0
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        for part in self.parts:
+            low, high = max(start - first, 0), min(stop - first, part.rows)
+            if low < high:
+                for rows in part.read(low, high, [name for name in columns if name in part.columns], batch_size):
+                    yield Rows(_widened(rows.table, schema, len(rows.faults)), rows.faults, part.folder, rows.raw)
+            first += part.rows
+
+
+class DatasetSource:
+    """The rows of any data set that `datasets.load_dataset` can load, streamed.
+
+    Every process streams the set on its own and passes over the rows of the others.
+
+    Args:
+        name: a repository on the Hub or a local folder.
+        configuration: the data set's configuration, if it has several.
+        split: the split.
+        limit: read only the first `limit` rows.
+
+    Raises:
+        ValueError: the data set or the split does not exist.
+    """
+
+    def __init__(self, name: str, configuration: str | None, split: str, limit: int | None = None) -> None:
+        self._place = (name, configuration, split)
+        rows = self._rows
+        info = (rows.info.splits or {}).get(split) if rows.info else None
+        tables = rows.with_format("arrow").iter(STEP)
+        first = next(iter(tables), None)
+        self.schema = pa.schema([]) if first is None else first.schema.remove_metadata()
+        if not self.schema.names:
+            raise ValueError(f"the data set {name!r} has no rows in {split!r}")
+        count = getattr(info, "num_examples", None)
+        # A set that does not tell its size is counted first.
+        self.count = sum(len(table) for table in rows.with_format("arrow").iter(STEP)) if count is None else count
+        self.count = self.count if limit is None else min(limit, self.count)
+        self.notes: list[str] = []
+
+    @cached_property
+    def _rows(self) -> Any:
+        name, configuration, split = self._place
+        try:
+            rows = datasets.load_dataset(name, configuration, split=split, streaming=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the data set {name!r} cannot be read: {error}") from error
+        for column, feature in (rows.features or {}).items():
+            if isinstance(feature, datasets.Image):  # read by open_image, under its limits
+                rows = rows.cast_column(column, datasets.Image(decode=False))
+            elif isinstance(getattr(feature, "feature", None), datasets.Image):
+                rows = rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
+        return rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings without the open streams."""
+        return {key: value for key, value in vars(self).items() if key not in ("_rows", "_stream")}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `Source`."""
+        name, configuration, split = self._place
+        return {"dataset": name, "configuration": configuration, "split": split, "rows": self.count}
+
+    def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
+        """See `Source`."""
+        for table in self._tables(start, stop, batch_size):
+            table = table.replace_schema_metadata(None).select(list(columns))
+            yield Rows(table, [None] * len(table))
+
+    def _tables(self, start: int, stop: int, batch_size: int) -> Iterator[pa.Table]:
+        place, tables, left = getattr(self, "_stream", (0, None, None))
+        if tables is None or place > start:
+            place, tables, left = 0, iter(self._rows.with_format("arrow").iter(STEP)), None
+        while place < stop:
+            table = next(tables, None) if left is None else left
+            left = None
+            if table is None:
+                raise ValueError(f"the data set {self._place[0]!r} ends at row {place:,} (expected {self.count:,})")
+            skipped = min(max(start - place, 0), len(table))
+            place, table = place + skipped, table.slice(skipped)
+            kept = min(len(table), stop - place, batch_size)
+            rest = table.slice(kept)
+            left = rest if len(rest) else None
+            place += kept
+            self._stream = (place, tables, left)
+            if kept and place > start:
+                yield table.slice(0, kept).combine_chunks()
+
+
+@dataclass
+class _Part:
+    """One file of rows."""
+
+    url: str
+    format: str
+    encoding: str
+    rows: int = 0
+    columns: dict[str, pa.DataType] = field(default_factory=dict)
+    index: TextIndex | None = None
+    row_groups: list[int] = field(default_factory=list)
+    base: str | None = None  # where relative paths lead, if not to its folder
+
+    @property
+    def folder(self) -> str | None:
+        if self.base is not None:
+            return self.base
+        return self.url.rpartition("/")[0] if "://" in self.url else os.path.dirname(os.path.abspath(self.url))
+
+    @property
+    def compression(self) -> str | None:
+        return COMPRESSIONS.get(os.path.splitext(self.url.lower())[1])
+
+    def fingerprint(self) -> dict[str, Any]:
+        fs, path = url_to_fs(self.url)
+        info = fs.info(path)
+        changed = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified") if info.get(key)), None)
+        return {"file": self.url, "bytes": info.get("size"), "changed": None if changed is None else str(changed)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_stream"}
+
+    def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
+        if self.format == ".parquet":
+            for table in self._parquet(start, stop, columns, batch_size):
+                yield Rows(table, [None] * len(table))
+            return
+        rows = islice(self._text_rows(start), stop - start)
+        while batch := list(islice(rows, batch_size)):
+            faults = [row.fault for row in batch]
+            if self.format in DELIMITERS:
+                by_name = dict(zip(self.columns, zip(*(row.values for row in batch), strict=True), strict=True))
+                yield Rows(pa.table({name: pa.array(by_name[name], pa.string()) for name in columns}), faults)
+            else:
+                assert self.index is not None
+                objects = [row.values[0] or {} for row in batch]
+                raw = {name: [item.get(name) for item in objects] for name in columns}
+                made = {
+                    name: json_column(raw[name], self.columns[name], name in self.index.as_json) for name in columns
+                }
+                yield Rows(pa.table(made), faults, raw=raw)
+
+    def _text_rows(self, start: int) -> Iterator[Row]:
+        """The rows from `start` on. What reads on from there is kept, for the range that follows."""
+        assert self.index is not None
+        place, rows = getattr(self, "_stream", (0, None))
+        if rows is None or place > start or (self.compression is None and start - place > STEP):
+            step = 0 if self.compression else start // STEP
+            file = _binary(self.url)
+            position = self.index.starts[step] if step else 0
+            if position:
+                file.seek(position)
+            if self.format in DELIMITERS:
+                found = csv_rows(file, len(self.columns), DELIMITERS[self.format], self.encoding, position)
+            else:
+                found = json_rows(file, self.encoding, position)
+            place, rows = step * STEP, (row for _, row in found)
+        for row in rows:
+            self._stream = (place + 1, rows)
+            place += 1
+            if place > start:
+                yield row
+
+    def _parquet(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
+        fs, path = url_to_fs(self.url)
+        with fs.open(path, "rb") as content, closing(_parquet_file(content, self.url)) as file:
+            first = 0
+            for group, rows in enumerate(self.row_groups):
+                low, high = max(start - first, 0), min(stop - first, rows)
+                place = 0
+                if low < high:
+                    for batch in file.iter_batches(batch_size, row_groups=[group], columns=list(columns)):
+                        begin, end = max(low - place, 0), min(high - place, len(batch))
+                        if begin < end:
+                            table = pa.Table.from_batches([batch.slice(begin, end - begin)])
+                            yield table.replace_schema_metadata(None)
+                        place += len(batch)
+                        if place >= high:
+                            break
+                first += rows
+
+
+def _files_of(given: str) -> list[str]:
+    """The files that an argument names: a file, a folder or a pattern."""
+    if "://" not in given:
+        path = os.path.expanduser(given)
+        if os.path.isdir(path):
+            found = sorted(str(file) for file in Path(path).rglob("*") if file.is_file() and _format(str(file)))
+        elif os.path.isfile(path):
+            found = [path]
+        else:
+            found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+    else:
+        fs, path = url_to_fs(given)
+        protocol = given.partition("://")[0]
+        if fs.isdir(path):
+            found = [file for file in sorted(fs.find(path)) if _format(file) and "/." not in file]
+        elif fs.exists(path):
+            found = [path]
+        else:
+            found = sorted(fs.glob(path))
+        found = [file if "://" in file else f"{protocol}://{file.lstrip('/')}" for file in found]
+    if not found:
+        raise FileNotFoundError(f"{given}: there is no such file (expected {FORMATS}: a file, a folder or a pattern)")
+    return found
+
+
+def _format(url: str) -> str | None:
+    stem, suffix = os.path.splitext(url.lower())
+    suffix = os.path.splitext(stem)[1] if suffix in COMPRESSIONS else suffix
+    return suffix if suffix in SUFFIXES else None
+
+
+def _open_part(url: str, encoding: str) -> _Part:
+    format_ = _format(url)
+    if format_ is None:
+        raise ValueError(f"{url} ends in no known suffix (expected {FORMATS}: {', '.join(SUFFIXES)})")
+    part = _Part(url, format_, encoding)
+    fs, path = url_to_fs(url)
+    if format_ == ".parquet":
+        with fs.open(path, "rb") as content, closing(_parquet_file(content, url)) as file:
+            schema = file.schema_arrow.remove_metadata()
+            part.columns = dict(zip(schema.names, schema.types, strict=True))
+            part.row_groups = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
+            part.rows = sum(part.row_groups)
+        return part
+    if fs.info(path).get("size") == 0:
+        return part
+    try:
+        with _binary(url) as file:
+            if format_ in DELIMITERS:
+                part.index = index_csv(file, url, DELIMITERS[format_], encoding)
+            else:
+                part.index = index_json(file, encoding)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        if part.compression is None:
+            raise
+        raise ValueError(f"{url} cannot be unpacked: {one_line(error, 200)}") from error
+    part.columns, part.rows = part.index.columns, part.index.rows
+    return part
+
+
+def _parquet_file(content: Any, url: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(content, pre_buffer=False, buffer_size=2**20)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{url} is not a Parquet file: {one_line(error, 200)}") from error
+
+
+def _binary(url: str) -> io.BufferedReader:
+    """A file's content, decompressed."""
+    content: Any
+    if is_remote(url):
+        fs, path = url_to_fs(url)
+        content = fs.open(path, "rb")
+    else:
+        content = open(url, "rb", buffering=2**20)  # noqa: SIM115
+    compression = COMPRESSIONS.get(os.path.splitext(url.lower())[1])
+    if compression is not None:
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(content, "r"), compression), 2**20)
+    return content if isinstance(content, io.BufferedReader) else io.BufferedReader(content, 2**20)
+
+
+def _sha256(file: str) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _widened(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
+    """The table with all columns of the schema; a column that it lacks is null."""
+    columns = [
+        table[name] if name in table.column_names else pa.nulls(rows, schema.field(name).type) for name in schema.names
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def is_remote(url: str) -> bool:
+    """Whether a path names a file system: `s3://…`."""
+    return re.match(r"[a-zA-Z][\w+.-]*://", url) is not None
