@@ -26,6 +26,7 @@ DOCUMENTED = [
     "dataset_scripts.audit",
     "dataset_scripts.augmentation",
     "dataset_scripts.build_visual_context",
+    "dataset_scripts.label",
     "dataset_scripts.push_dataset",
     "dataset_scripts.sample_posts.draw",
     "hub_card.convert_mgcmt",
@@ -34,8 +35,8 @@ DOCUMENTED = [
     "hub_card.predict",
 ]
 WORDS = [
-    *("train", "audit", "contexts", "neighbours", "evaluate", "score", "compare", "table", "predict", "push"),
-    *("push-dataset", "space", "export", "onnx", "convert-mgcmt"),
+    *("train", "audit", "contexts", "neighbours", "evaluate", "score", "compare", "table", "label", "predict"),
+    *("push", "push-dataset", "space", "export", "onnx", "convert-mgcmt"),
 ]
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
