@@ -53,6 +53,8 @@ def test_python_blocks_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_arena(tmp_path / "arena.jpg")
+    (tmp_path / "posts.csv").write_text("text,image\nPhoenix tonight!,arena.jpg\nNothing,\n", encoding="utf-8")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     processor = ItaProcessor(AutoTokenizer.from_pretrained(tiny_encoder), context_builder={"ocr": "rapidocr"})
     export_model(tiny_model, processor, tmp_path / "outputs" / "quickstart" / "model")
     [to_onnx] = set(re.findall(r"`python -m hub_card\.export (onnx [^`]*)`", TEXT))
@@ -75,6 +77,10 @@ def test_python_blocks_run_one_after_the_other(
             losses |= {name for name in namespace.get("output", {}) if name.endswith("_loss")}
         if "contexts" in namespace:
             assert namespace["contexts"][0].ocr == ["PHOENIX 98 : 91"], page
+        if "labeller" in namespace:
+            labelled = namespace["posts"].with_format(None)
+            assert labelled["image_state"][:] == ["read", "none"], page
+            assert labelled["error"][:] == [None, None]
         if "brightness" in namespace:
             kept = namespace
     assert run >= 11
@@ -195,7 +201,7 @@ def test_every_module_that_a_command_runs_takes_its_arguments(monkeypatch: pytes
         with pytest.raises(Parsed):
             importlib.import_module(module).main(arguments)
     assert {module.partition(".")[2] for module in modules} >= {
-        *("audit", "build_visual_context", "build_word_neighbours", "push_dataset"),
+        *("audit", "build_visual_context", "build_word_neighbours", "label", "push_dataset"),
         *("convert_mgcmt", "evaluation", "export", "predict"),
     }
 

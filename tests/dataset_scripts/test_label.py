@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
+import ray.data
 from datasets import load_dataset
 from PIL import Image, ImageDraw
 from tiny_ita import WORDS
@@ -336,8 +339,16 @@ def test_a_process_that_dies_is_replaced(
     assert content(tmp_path / "out") == content(whole)
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of Ray on this machine."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
 def test_ray_completes_every_row_once_though_an_actor_is_killed(
-    model: str, posts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, model: str, posts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original: Callable[..., Any] = engines.on_ray
     killed = []
@@ -351,10 +362,34 @@ def test_ray_completes_every_row_once_though_an_actor_is_killed(
             yield counts
 
     monkeypatch.setattr(label, "on_ray", killing)
-    monkeypatch.setenv("RAY_ADDRESS", "")
     assert run(*job(posts, model, tmp_path, "out", "--engine", "ray", "--num_workers", 2)) == 0
     assert killed
     assert content(tmp_path / "out") == content(whole)
+
+
+def test_the_documented_lines_for_ray(
+    cluster: None, model: str, posts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(label.__file__).parents[1] / "docs" / "guides" / "label-posts.md"
+    [block] = [
+        b for b in re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) if "ray.data" in b
+    ]
+    block = block.replace('"outputs/quickstart/model"', repr(model)).replace("concurrency=2", "concurrency=1")
+    images = [str(posts.with_name(row["image"])) if row["image"] else None for row in csv.DictReader(posts.open())]
+    table = pa.table({"text": [row["text"] for row in rows_of(whole)], "image": images})
+    pq.write_table(table, tmp_path / "posts.parquet")
+    here = {name: str(tmp_path / name) for name in ("posts.parquet", "with_entities")}
+    for name, path in here.items():
+        block = block.replace(f'"{name}"', repr(path))
+    exec(compile(block, "label-posts.md", "exec"), {})
+    rows = [row for file in (tmp_path / "with_entities").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    expected = {(row["text"], bool(row["image"])): row for row in rows_of(whole)}
+    assert len(rows) == 60
+    for row in rows:
+        known = expected[row["text"], bool(row["image"])]
+        assert (row["image_state"], row["error"]) == (known["image_state"], None)
+        if not row["image"]:
+            assert [e["text"] for e in row["entities"]] == [e["text"] for e in known["entities"]]
 
 
 # --- misuse ----------------------------------------------------------------------------------------------------------
