@@ -1,8 +1,8 @@
 """Corpora, visual contexts, labelled posts, and data sets on the Hub.
 
 The top-level modules are the ones to import or run: `mner` (`MnerDataset`, a corpus as a data set), `audit`,
-`build_visual_context`, `build_word_neighbours`, `label` (`PostLabeller`) and `push_dataset`. The subpackages hold their
-parts:
+`build_visual_context`, `build_word_neighbours`, `label` (`PostLabeller`) and `push_dataset`. The subpackages hold
+their parts:
 
 - `corpus`: reading the files of a corpus: columns, settings and known files, images, contexts, training examples;
 - `contexts`: from images to contexts: image sources, the store, the preview, the build report;

@@ -22,7 +22,8 @@ from dataset_scripts.labelling.shards import Shard, ShardLabeller
 Counts = dict[str, Any]
 Progress = Callable[[int, int], None]
 """Takes the rows and the pictures that are done since the last call."""
-ATTEMPTS = 3  # at a shard whose process died, before it is given up
+ATTEMPTS = 2  # at a shard whose process died, before it is labelled row by row
+MOST_DEATHS = 20  # of processes, at one shard
 POLL = 0.5  # seconds
 BLOCKS = 1000  # of Ray
 
@@ -44,7 +45,8 @@ def in_processes(work: ShardLabeller, shards: Sequence[Shard], progress: Progres
     """Labels shards in several processes, which share the threads of torch; yields the counts as they come.
 
     A process that dies, such as one that the system stops because memory runs out, is replaced, and its shard begun
-    anew: alone, so that it is known which one it was.
+    anew: alone, so that it is known which one it was, and the third time row by row, so that a row that kills its
+    process costs that row.
 
     Args:
         work: what is done with a shard.
@@ -53,14 +55,15 @@ def in_processes(work: ShardLabeller, shards: Sequence[Shard], progress: Progres
         workers: the number of processes.
 
     Raises:
-        OSError: the process of a shard has died three times.
+        OSError: processes die without end.
     """
-    context = multiprocessing.get_context("spawn")  # a forked torch hangs
+    context = _context()
     work.labeller.threads = work.labeller.threads or max(1, torch.get_num_threads() // workers)
     # Written without a lock, each process in places of its own: one that is killed holds nothing.
     done = context.RawArray("q", 2 * 1024)
     places = context.Value("i", 0)
     waiting, suspects, died = deque(shards), 0, 0  # the first ones of `waiting` may have killed a process
+    careful: set[Shard] = set()
     told = [0, 0]
 
     def tell() -> None:
@@ -75,7 +78,7 @@ def in_processes(work: ShardLabeller, shards: Sequence[Shard], progress: Progres
                 while waiting or running:
                     while waiting and len(running) < (1 if suspects else workers + 1):
                         shard = waiting.popleft()
-                        running[pool.submit(_label, shard)] = shard
+                        running[pool.submit(_label, shard, shard in careful)] = shard
                     finished, _ = wait(running, POLL, FIRST_COMPLETED)
                     tell()
                     for future in finished:
@@ -86,7 +89,9 @@ def in_processes(work: ShardLabeller, shards: Sequence[Shard], progress: Progres
             except BrokenProcessPool:
                 again = sorted(running.values())
                 died += len(again) == 1
-                if died == ATTEMPTS:
+                if died >= ATTEMPTS:
+                    careful.add(again[0])
+                if died == MOST_DEATHS:
                     raise OSError(
                         f"the process that labels rows {again[0].start:,} to {again[0].stop:,} has died {died} times: "
                         "is there too little memory? (fewer --num_workers, a smaller --batch_size)"
@@ -98,6 +103,15 @@ def in_processes(work: ShardLabeller, shards: Sequence[Shard], progress: Progres
                 for process in list(getattr(pool, "_processes", None) or {}.values()):
                     process.terminate()
                 raise
+
+
+def _context() -> Any:
+    """How processes begin: as copies of one that has loaded the code and begun no thread, for a forked torch hangs."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def on_ray(
@@ -206,6 +220,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _label(shard: Shard) -> Counts:
+def _label(shard: Shard, careful: bool) -> Counts:
     assert _work is not None
-    return _work(shard)
+    return _work(shard, careful)

@@ -195,8 +195,13 @@ class ShardLabeller:
     output: Output
     watch: Any = field(default=None, repr=False)
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Label and write a shard; returns its counts, see `label_report`."""
+    def __call__(self, shard: Shard, careful: bool = False) -> dict[str, Any]:
+        """Label and write a shard; returns its counts, see `label_report`.
+
+        Args:
+            shard: the shard.
+            careful: whether to label row by row, and to pass over the rows at which an earlier careful attempt died.
+        """
         # Every picture that cannot be read is counted, and its row says so.
         logging.getLogger("modeling_ita.context_builder").setLevel(logging.ERROR)
         labeller, counts = self.labeller, _Counts(shard)
@@ -205,12 +210,15 @@ class ShardLabeller:
         roles = [self.columns.text, self.columns.image, self.columns.context]
         needed = list(dict.fromkeys([*self.kept, *(name for name in (*roles, self.columns.id) if name is not None)]))
         size = WITH_BYTES if any(has_bytes(self.source.schema.field(name).type) for name in needed) else WINDOW
+        deadly = _Deadly(self.output, shard) if careful else None
         labeller.load()  # before the clock runs
         before, read_before = dict(labeller.seconds), labeller.images
         with self.output.written(self.output.name(shard.number)) as part:
             writer = _Writer(part, self.output.format)
             try:
-                for rows in self.source.read(shard.start, shard.stop, needed, size):
+                for rows in self.source.read(shard.start, shard.stop, needed, 1 if careful else size):
+                    if deadly is not None:
+                        deadly.begin(shard.start + counts.rows, rows)
                     values = [None if name is None else rows.values(name) for name in roles]
                     posts, images, contexts = values
                     found = labeller.label(posts or [], images, contexts, rows.faults, rows.folder)
@@ -230,6 +238,8 @@ class ShardLabeller:
             counts.images = labeller.images - read_before
             # The counts come first: a shard that is there has them.
             self.output.write(f"{JOB}/part-{shard.number:05d}.json", counts.to_dict())
+            if deadly is not None:
+                deadly.end()
         return counts.to_dict()
 
     def _table(self, rows: Rows, found: Labelled) -> pa.Table:
@@ -244,6 +254,23 @@ class ShardLabeller:
     def _schema(self) -> pa.Schema:
         kept = [self.source.schema.field(name) for name in self.kept]
         return pa.schema([*kept, *self.labeller.added])
+
+
+class _Deadly:
+    """The rows of a shard at which processes died: the one at work is noted down before its work begins."""
+
+    def __init__(self, output: Output, shard: Shard) -> None:
+        self._output, self._name = output, f"{JOB}/deadly-{shard.number:05d}.json"
+        self._rows: list[int] = output.read(self._name) or []
+
+    def begin(self, row: int, rows: Rows) -> None:
+        if row in self._rows:
+            rows.faults[0] = rows.faults[0] or "the process died while it labelled this row"
+        else:
+            self._output.write(self._name, [*self._rows, row])
+
+    def end(self) -> None:
+        self._output.write(self._name, self._rows)
 
 
 class _Writer:

@@ -25,11 +25,15 @@ import pytest
 import ray
 import ray.data
 from datasets import load_dataset
+from deadly_labeller import DeadlyLabeller
 from PIL import Image, ImageDraw
 from tiny_ita import WORDS
 
 from dataset_scripts import label
 from dataset_scripts.labelling import engines
+from dataset_scripts.labelling.columns import PostColumns
+from dataset_scripts.labelling.shards import Output, Shard, ShardLabeller
+from dataset_scripts.labelling.sources import open_files
 from hub_card.hub.exported_folder import export_model
 from hub_card.predict import load
 from modeling_ita import ItaForTokenClassification, ItaProcessor
@@ -337,6 +341,23 @@ def test_a_process_that_dies_is_replaced(
     monkeypatch.setattr(label, "in_processes", killing)
     assert run(*job(posts, model, tmp_path, "out", "--num_workers", 2)) == 0
     assert content(tmp_path / "out") == content(whole)
+
+
+def test_a_row_that_kills_its_process_costs_that_row(model: str, posts: Path, tmp_path: Path) -> None:
+    source = open_files([str(posts)])
+    labeller = DeadlyLabeller(model, text_column="text", threads=1)
+    columns = PostColumns("text", None, None, "id")
+    work = ShardLabeller(source, labeller, columns, ["id", "text"], [], Output(str(tmp_path / "out")))
+    deadly = next(row["id"] for row in csv.DictReader(posts.open()) if row["text"].count(" ") > 3)
+    labeller.deadly = next(row["text"] for row in csv.DictReader(posts.open()) if row["id"] == deadly)
+    counts = list(engines.in_processes(work, [Shard(0, 0, 6), Shard(1, 6, 12)], lambda rows, images: None, 1))
+    assert sum(one["rows"] for one in counts) == 12
+    rows = rows_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == [f"p{n}" for n in range(12)]
+    assert {row["id"]: row["error"] for row in rows if row["error"]} == {
+        deadly: "the process died while it labelled this row"
+    }
+    assert any(row["entities"] for row in rows)
 
 
 @pytest.fixture(scope="module")
