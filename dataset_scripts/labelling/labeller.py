@@ -73,8 +73,11 @@ class PostLabeller:
 
     ```python
     labeller = PostLabeller("you/ita", text_column="text", image_column="image")
-    labelled = dataset.with_format("arrow").map(labeller, batched=True, batch_size=512)
+    labelled = dataset.map(labeller, batched=True, batch_size=512)
     ```
+
+    Prefer Arrow tables where there is a choice (Ray Data: `batch_format="pyarrow"`): their columns have a type even in
+    a batch without any entity or error.
 
     Args:
         model: an exported folder, or a repository on the Hub. None of its code runs.
