@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -95,26 +94,18 @@ def without_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
     The type stays the same, so that the column can still be read as one of images.
     """
-    kept = _without_bytes_type(column.type)
-    if kept is None:
+    type_ = column.type
+    if not pa.types.is_struct(type_.value_type if _is_list(type_) else type_):
         return None
-    return pa.chunked_array([pa.array(_without(column.to_pylist()), column.type)], column.type)
+    return pa.chunked_array([pa.array([_without(value) for value in column.to_pylist()], type_)], type_)
 
 
-def _without_bytes_type(type_: pa.DataType) -> pa.DataType | None:
-    inner = type_.value_type if _is_list(type_) else type_
-    return type_ if pa.types.is_struct(inner) else None
-
-
-def _without(values: Sequence[object]) -> list[object]:
-    return [
-        _without(value)
-        if isinstance(value, list)
-        else {key: None if isinstance(item, bytes) else item for key, item in value.items()}
-        if isinstance(value, dict)
-        else value
-        for value in values
-    ]
+def _without(value: object) -> object:
+    if isinstance(value, list):
+        return [_without(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without(item) for key, item in value.items()}
+    return None if isinstance(value, bytes) else value
 
 
 def _guess(role: str, types: dict[str, pa.DataType]) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ ENTITY = pa.struct(
 )
 WINDOW = BATCH_SIZE * LOOK_AHEAD  # rows that share their batches
 DIGITS = 6  # of a score; the rest depends on the machine
+_PRECEDENCE = ("read", "stored", "skipped", "unreadable", "blank", "missing", "none")  # of several pictures
 _URL = re.compile(r"data:|[a-zA-Z][\w+.-]+:/")
 
 
@@ -72,8 +73,11 @@ class PostLabeller:
 
     ```python
     labeller = PostLabeller("you/ita", text_column="text", image_column="image")
-    labelled = dataset.with_format("arrow").map(labeller, batched=True, batch_size=512)
+    labelled = dataset.map(labeller, batched=True, batch_size=512)
     ```
+
+    Prefer Arrow tables where there is a choice (Ray Data: `batch_format="pyarrow"`): their columns have a type even in
+    a batch without any entity or error.
 
     Args:
         model: an exported folder, or a repository on the Hub. None of its code runs.
@@ -124,6 +128,7 @@ class PostLabeller:
         self.min_score, self.return_context = min_score, return_context
         self.store, self.batch_size, self.device, self.threads = store, batch_size, device, threads
         self.since = since
+        self._began: float | None = None
         self.seconds = {"posts": 0.0, "images": 0.0}
         self.images = 0
         self.watch: Callable[[int], None] | None = None
@@ -131,7 +136,7 @@ class PostLabeller:
     def __getstate__(self) -> dict[str, Any]:
         """The settings, without what is loaded."""
         kept = {key: value for key, value in vars(self).items() if key not in ("pipe", "watch")}
-        return {**kept, "watch": None, "seconds": {"posts": 0.0, "images": 0.0}, "images": 0}
+        return {**kept, "watch": None, "seconds": {"posts": 0.0, "images": 0.0}, "images": 0, "_began": None}
 
     @cached_property
     def pipe(self) -> ItaPipeline:
@@ -140,13 +145,17 @@ class PostLabeller:
         Raises:
             OSError: there is no such model, or a reader's weights are missing.
             ImportError: a reader's package is not installed.
-            ValueError: the model is broken, or names no way to read pictures.
+            ValueError: the model is broken, names no way to read pictures or has no gate, or a setting is wrong.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         model, processor = load_model(self.model)
         store = None if self.store is None else ContextStore(self.store)
         pipe = ItaPipeline(model=model, processor=processor, device=self.device, context_store=store)
+        # What is wrong with the settings is no fault of a row.
+        pipe._sanitize_parameters(min_score=self.min_score, read_images=self.read_images, image_gate=self.image_gate)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size} (expected 1 or more)")
         if self.image_column is not None and self.read_images != "never":
             if processor.context_builder is not None or not model.sees_images:
                 pipe.context_builder = _Watched(pipe.context_builder, self)  # type: ignore[assignment]
@@ -181,13 +190,13 @@ class PostLabeller:
             OSError: the model, a reader's weights or the store cannot be used.
             ImportError: a reader's package is not installed.
         """
+        batch = getattr(batch, "pa_table", batch)  # of `datasets.map`: no picture is decoded and encoded again
         if isinstance(batch, pa.RecordBatch):
             batch = pa.Table.from_batches([batch])
         if isinstance(batch, pa.Table):
             return self._labelled_table(batch)
-        if type(batch).__module__.startswith("pandas"):
-            return self(pa.Table.from_pandas(batch, preserve_index=False)).to_pandas()
-        if not isinstance(batch, Mapping):
+        is_frame = type(batch).__module__.startswith("pandas")
+        if not is_frame and not isinstance(batch, Mapping):
             raise TypeError(
                 f"the batch is of type {type(batch).__name__} (expected a dictionary of lists, an Arrow table or a "
                 "pandas data frame)"
@@ -204,6 +213,8 @@ class PostLabeller:
         new: dict[str, Any] = {"entities": found.entities, "image_state": found.states, "error": found.errors}
         if self.return_context:
             new["context"] = found.contexts
+        if is_frame:
+            return batch.assign(**new)
         return {**batch, **new}
 
     def _labelled_table(self, table: pa.Table) -> pa.Table:
@@ -251,8 +262,8 @@ class PostLabeller:
         """
         started, before = time.process_time(), self.seconds["images"]
         count = len(posts)
-        if self.since is None:
-            self.since = datetime.now(UTC).timestamp()
+        if self._began is None:
+            self._began = datetime.now(UTC).timestamp() if self.since is None else self.since
         errors: list[str | None] = list(faults) if faults is not None else [None] * count
         found = Labelled([[] for _ in posts], ["none"] * count, [None] * count, errors, [None] * count)
         ready: dict[bool, list[tuple[int, dict[str, Any]]]] = {False: [], True: []}
@@ -263,7 +274,7 @@ class PostLabeller:
                 try:
                     words = _is_words(posts[n])
                     item: dict[str, Any] = {"words" if words else "text": posts[n]}
-                    if context is not None:
+                    if context is not None and context != "":
                         item["context"] = _context(context)
                 except (TypeError, ValueError) as error:
                     errors[n] = one_line(error, 300)
@@ -286,7 +297,7 @@ class PostLabeller:
                 [item for _, item in chosen],
                 is_split_into_words=words,
                 batch_size=self.batch_size,
-                read_images=self.read_images,
+                read_images=self.read_images if any("image" in item for _, item in chosen) else "always",
                 image_gate=self.image_gate,
                 min_score=self.min_score,
                 return_context=True,
@@ -321,23 +332,26 @@ class PostLabeller:
             ]
             context = result["context"]
             if context is not None:
-                found.contexts[n] = {kind: strings for kind, strings in context.items() if kind != "provenance"}
+                found.contexts[n] = {
+                    kind: list(map(without_surrogates, strings))
+                    for kind, strings in context.items()
+                    if kind != "provenance"
+                }
             if "image" in item:
                 state = result["image_state"]
                 if state == "stored" and self._is_new(context):
                     state = "read"
-                if state in ("read", "stored", "skipped") or found.states[n] == "none":
-                    found.states[n] = state
+                found.states[n] = min(found.states[n], state, key=_PRECEDENCE.index)
 
     def _is_new(self, context: Mapping[str, Any] | None) -> bool:
         """Whether a context was made by this job, now or before it was interrupted."""
         dates = [origin["date"] for origin in (context or {}).get("provenance", {}).values() if origin.get("date")]
-        return any(datetime.fromisoformat(date).timestamp() >= int(self.since or 0) for date in dates)
+        return any(datetime.fromisoformat(date).timestamp() >= int(self._began or 0) for date in dates)
 
     def _sources(self, value: Any, n: int, found: Labelled, folder: str | None) -> list[Any]:
         """The pictures of a row that can be read; its state says what became of the others."""
         given = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-        given = [item for item in given if item is not None and item != ""]
+        given = [item for item in given if item is not None and not (isinstance(item, str) and not item)]
         if given and self.read_images == "never":
             found.states[n] = "skipped"
             return []
@@ -419,8 +433,8 @@ def _source(item: Any, folder: str | None) -> tuple[Any, str | None, str | None]
         return None, "unreadable", f"{path!r:.100} is a URL, and no URL is fetched"
     if folder is not None and "://" in folder:
         return _remote(path, folder)
-    path = os.path.join(folder or "", os.path.expanduser(path))
     try:
+        path = os.path.join(folder or "", os.path.expanduser(path))
         return (path, None, None) if os.path.isfile(path) else (None, "missing", None)
     except (OSError, ValueError):  # a name that no file can have
         return None, "missing", None
@@ -434,24 +448,40 @@ def _remote(path: str, folder: str) -> tuple[Any, str | None, str | None]:
     fs, root = url_to_fs(folder)
     place = f"{root.rstrip('/')}/{name}"
     try:
-        if fs.info(place).get("size", 0) > MAX_BYTES:
-            return None, "unreadable", f"{path!r:.100} is larger than {MAX_BYTES // 2**20} MiB"
-        content = BytesIO()
-        fs.get_file(place, content)
-        return content.getvalue(), None, None
+        content = fs.cat_file(place) if (fs.info(place).get("size") or 0) <= MAX_BYTES else None
     except FileNotFoundError:
         return None, "missing", None
-    except OSError as error:
-        return None, "unreadable", one_line(error, 200)
+    except ImportError:
+        raise
+    except Exception as error:  # every file system has errors of its own
+        return None, "unreadable", one_line(error, 200) or type(error).__name__
+    if content is None or len(content) > MAX_BYTES:
+        return None, "unreadable", f"{path!r:.100} is larger than {MAX_BYTES // 2**20} MiB"
+    return content, None, None
 
 
-def _guessed(batch: Mapping[str, Any]) -> str:
-    types = {str(name): pa.string() for name, values in batch.items() if any(isinstance(v, str) for v in values)}
+def _guessed(batch: Any) -> str:
+    """The column of the posts, by its name; one that has no value at all in this batch may be it."""
+    types = {}
+    for name in batch:
+        values = [value for value in map(_plain, batch[name]) if value is not None]
+        if any(isinstance(value, str) for value in values) or not values:
+            types[str(name)] = pa.string()
+        else:
+            is_words = any(isinstance(value, list) and value and isinstance(value[0], str) for value in values)
+            types[str(name)] = pa.list_(pa.string()) if is_words else pa.null()
     return choose_columns(pa.schema(list(types.items())), None, "none", "none", "none")[0].text
 
 
 def _plain(value: Any) -> Any:
-    """A value of an array of numpy as Python's own."""
-    if hasattr(value, "tolist") and not isinstance(value, Image.Image):
-        return value.tolist()
-    return value
+    """A value of a batch as Python's own: what is an array of numpy, or how pandas says that there is none."""
+    if isinstance(value, (str, bytes, bytearray, memoryview, Image.Image)) or getattr(value, "ndim", 0) > 1:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    is_none = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+    return None if is_none else value

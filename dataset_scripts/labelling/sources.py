@@ -9,11 +9,12 @@ import io
 import os
 import re
 import shutil
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +39,10 @@ from modeling_ita.plain_text import one_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 FORMATS = "CSV, TSV, JSON lines (each also with .gz, .zst or .bz2) or Parquet"
+SAVED = ("state.json", "dataset_dict.json")  # of what `save_to_disk` wrote
 SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES, ".parquet")
+AT_ONCE = 64  # rows read of a file at a time; they may hold the bytes of pictures
+_CHANGED = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass
@@ -127,17 +131,22 @@ class FileSource:
         types: dict[str, pa.DataType] = {}
         for part in self.parts:
             for name, type_ in part.columns.items():
-                if types.setdefault(name, type_) != type_:
+                before = types.setdefault(name, type_)
+                both = _common(before, type_)
+                if both is None:
                     raise ValueError(
-                        f"the column {name!r} is {type_} in {part.url} and {types[name]} in a file before it "
+                        f"the column {name!r} is {type_} in {part.url} and {before} in a file before it "
                         "(expected the same: label them one by one)"
                     )
-        if not types:
-            raise ValueError(f"{', '.join(part.url for part in self.parts):.300}: there are no columns (empty files)")
-        self.schema = pa.schema(list(types.items()))
+                types[name] = both
         whole = sum(part.rows for part in self.parts)
+        if not types:
+            why = "no line is a JSON object (expected one in every line)" if whole else "there are no columns (empty)"
+            raise ValueError(f"{', '.join(part.url for part in self.parts):.300}: {why}")
+        self.schema = pa.schema([(name, pa.string() if pa.types.is_null(t) else t) for name, t in types.items()])
         self.count = whole if limit is None else min(limit, whole)
         self.notes = [f"{part.url} is empty" for part in self.parts if not part.rows]
+        self._open: _Part | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """See `Source`."""
@@ -154,6 +163,9 @@ class FileSource:
         for part in self.parts:
             low, high = max(start - first, 0), min(stop - first, part.rows)
             if low < high:
+                if self._open is not None and self._open is not part:
+                    self._open.close()  # of thousands of files, one is open
+                self._open = part
                 for rows in part.read(low, high, [name for name in columns if name in part.columns], batch_size):
                     yield Rows(_widened(rows.table, schema, len(rows.faults)), rows.faults, part.folder, rows.raw)
             first += part.rows
@@ -178,8 +190,7 @@ class DatasetSource:
         self._place = (name, configuration, split)
         rows = self._rows
         info = (rows.info.splits or {}).get(split) if rows.info else None
-        tables = rows.with_format("arrow").iter(STEP)
-        first = next(iter(tables), None)
+        first = next(iter(rows.with_format("arrow").iter(STEP)), None)
         self.schema = pa.schema([]) if first is None else first.schema.remove_metadata()
         if not self.schema.names:
             raise ValueError(f"the data set {name!r} has no rows in {split!r}")
@@ -193,7 +204,11 @@ class DatasetSource:
     def _rows(self) -> Any:
         name, configuration, split = self._place
         try:
-            rows = datasets.load_dataset(name, configuration, split=split, streaming=True)
+            if any(os.path.isfile(os.path.join(name, file)) for file in SAVED):
+                saved = datasets.load_from_disk(name)
+                rows = (saved[split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
+            else:
+                rows = datasets.load_dataset(name, configuration, split=split, streaming=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"the data set {name!r} cannot be read: {error}") from error
         for column, feature in (rows.features or {}).items():
@@ -214,28 +229,67 @@ class DatasetSource:
 
     def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
         """See `Source`."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
         for table in self._tables(start, stop, batch_size):
-            table = table.replace_schema_metadata(None).select(list(columns))
-            yield Rows(table, [None] * len(table))
+            yield Rows(_widened(table, schema, len(table)), [None] * len(table))
 
     def _tables(self, start: int, stop: int, batch_size: int) -> Iterator[pa.Table]:
-        place, tables, left = getattr(self, "_stream", (0, None, None))
-        if tables is None or place > start:
-            place, tables, left = 0, iter(self._rows.with_format("arrow").iter(STEP)), None
-        while place < stop:
-            table = next(tables, None) if left is None else left
-            left = None
-            if table is None:
-                raise ValueError(f"the data set {self._place[0]!r} ends at row {place:,} (expected {self.count:,})")
-            skipped = min(max(start - place, 0), len(table))
-            place, table = place + skipped, table.slice(skipped)
-            kept = min(len(table), stop - place, batch_size)
-            rest = table.slice(kept)
-            left = rest if len(rest) else None
-            place += kept
-            self._stream = (place, tables, left)
-            if kept and place > start:
-                yield table.slice(0, kept).combine_chunks()
+        stream = vars(self).pop("_stream", None)
+        if stream is None or stream.place > start:
+            stream = _Stream(iter(self._rows.with_format("arrow").iter(STEP)))
+        try:
+            yield from stream.take(start, stop, batch_size)
+        except GeneratorExit:
+            self._stream = stream
+            raise
+        if stream.place < stop:
+            raise ValueError(f"the data set {self._place[0]!r} ends at row {stream.place:,} (expected {self.count:,})")
+        self._stream = stream
+
+
+class _Stream:
+    """Tables, or lists of rows, that follow one another, from which rows are taken in ascending order.
+
+    Args:
+        pieces: the tables or lists.
+        place: the number of their first row.
+        columns: the columns that they have.
+    """
+
+    def __init__(self, pieces: Iterator[Any], place: int = 0, columns: Sequence[str] = ()) -> None:
+        self._pieces = pieces
+        self._left: Any = None
+        self.place, self.columns = place, columns
+
+    def take(self, start: int, stop: int, most: int) -> Iterator[Any]:
+        """Yields the rows from `start` up to `stop`, `most` at a time, wherever the pieces end.
+
+        Those before `start` are passed over.
+        """
+        held: list[Any] = []
+        count = 0
+        while self.place < stop:
+            piece = next(self._pieces, None) if self._left is None else self._left
+            if piece is None:
+                break
+            first = min(max(start - self.place, 0), len(piece))
+            last = min(len(piece), first + most - count, stop - self.place)
+            self._left = piece[last:] if last < len(piece) else None
+            self.place += last
+            if first < last:
+                held.append(piece[first:last])
+                count += last - first
+            if count == most:
+                yield _joined(held)
+                held, count = [], 0
+        if held:
+            yield _joined(held)
+
+    def close(self) -> None:
+        """Close the file."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
 
 
 @dataclass
@@ -255,7 +309,9 @@ class _Part:
     def folder(self) -> str | None:
         if self.base is not None:
             return self.base
-        return self.url.rpartition("/")[0] if "://" in self.url else os.path.dirname(os.path.abspath(self.url))
+        if is_remote(self.url):
+            return re.sub(r"(?<=[^:/])/[^/]*$|(?<=://)[^/]*$", "", self.url)
+        return os.path.dirname(os.path.abspath(self.url))
 
     @property
     def compression(self) -> str | None:
@@ -264,70 +320,80 @@ class _Part:
     def fingerprint(self) -> dict[str, Any]:
         fs, path = url_to_fs(self.url)
         info = fs.info(path)
-        changed = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified") if info.get(key)), None)
+        changed = next((info[key] for key in _CHANGED if info.get(key)), None)
         return {"file": self.url, "bytes": info.get("size"), "changed": None if changed is None else str(changed)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_stream"}
 
     def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
-        if self.format == ".parquet":
-            for table in self._parquet(start, stop, columns, batch_size):
-                yield Rows(table, [None] * len(table))
+        """See `Source`. What reads on from there is kept, for the range that follows."""
+        if self.format == ".parquet" and not columns:  # Arrow would read no rows
+            for place in range(start, stop, batch_size):
+                yield Rows(pa.table({}), [None] * min(batch_size, stop - place))
             return
-        rows = islice(self._text_rows(start), stop - start)
-        while batch := list(islice(rows, batch_size)):
-            faults = [row.fault for row in batch]
-            if self.format in DELIMITERS:
-                by_name = dict(zip(self.columns, zip(*(row.values for row in batch), strict=True), strict=True))
-                yield Rows(pa.table({name: pa.array(by_name[name], pa.string()) for name in columns}), faults)
-            else:
-                assert self.index is not None
-                objects = [row.values[0] or {} for row in batch]
-                raw = {name: [item.get(name) for item in objects] for name in columns}
-                made = {
-                    name: json_column(raw[name], self.columns[name], name in self.index.as_json) for name in columns
-                }
-                yield Rows(pa.table(made), faults, raw=raw)
+        stream = self._stream_from(start, columns)
+        try:
+            for found in stream.take(start, stop, batch_size):
+                yield self._rows(found, columns)
+        except GeneratorExit:
+            self._stream = stream
+            raise
+        self._stream = stream
+        if stream.place >= self.rows:
+            self.close()
 
-    def _text_rows(self, start: int) -> Iterator[Row]:
-        """The rows from `start` on. What reads on from there is kept, for the range that follows."""
+    def close(self) -> None:
+        """Close the file."""
+        if (stream := vars(self).pop("_stream", None)) is not None:
+            stream.close()
+
+    def _stream_from(self, start: int, columns: Sequence[str]) -> _Stream:
+        stream: _Stream | None = vars(self).pop("_stream", None)
+        if self.format == ".parquet":
+            starts = [0, *accumulate(self.row_groups)]
+            group = bisect_right(starts, start) - 1
+            if stream is None or stream.columns != columns or not starts[group] <= stream.place <= start:
+                stream = _Stream(self._parquet_tables(group, columns), starts[group], columns)
+            return stream
         assert self.index is not None
-        place, rows = getattr(self, "_stream", (0, None))
-        if rows is None or place > start or (self.compression is None and start - place > STEP):
-            step = 0 if self.compression else start // STEP
-            file = _binary(self.url)
-            position = self.index.starts[step] if step else 0
+        step = 0 if self.compression else start // STEP  # what is compressed is read from its beginning
+        if stream is None or not step * STEP <= stream.place <= start:
+            stream = _Stream(self._row_lists(self.index.starts[step] if step else 0), step * STEP, columns)
+        return stream
+
+    def _rows(self, found: Any, columns: Sequence[str]) -> Rows:
+        if self.format == ".parquet":
+            return Rows(found, [None] * len(found))
+        faults = [row.fault for row in found]
+        if self.format in DELIMITERS:
+            by_name = dict(zip(self.columns, zip(*(row.values for row in found), strict=True), strict=True))
+            return Rows(pa.table({name: pa.array(by_name[name], pa.string()) for name in columns}), faults)
+        assert self.index is not None
+        objects = [row.values[0] or {} for row in found]
+        raw = {name: [item.get(name) for item in objects] for name in columns}
+        made = {name: json_column(raw[name], self.columns[name], name in self.index.as_json) for name in columns}
+        return Rows(pa.table(made), faults, raw=raw)
+
+    def _row_lists(self, position: int) -> Iterator[list[Row]]:
+        """The rows of a text file from a position on, one by one."""
+        with _binary(self.url) as file:
             if position:
                 file.seek(position)
             if self.format in DELIMITERS:
                 found = csv_rows(file, len(self.columns), DELIMITERS[self.format], self.encoding, position)
             else:
                 found = json_rows(file, self.encoding, position)
-            place, rows = step * STEP, (row for _, row in found)
-        for row in rows:
-            self._stream = (place + 1, rows)
-            place += 1
-            if place > start:
-                yield row
+            while batch := [row for _, row in islice(found, AT_ONCE)]:
+                yield batch
 
-    def _parquet(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
+    def _parquet_tables(self, group: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of a Parquet file from a row group on."""
         fs, path = url_to_fs(self.url)
+        groups = list(range(group, len(self.row_groups)))
         with fs.open(path, "rb") as content, closing(_parquet_file(content, self.url)) as file:
-            first = 0
-            for group, rows in enumerate(self.row_groups):
-                low, high = max(start - first, 0), min(stop - first, rows)
-                place = 0
-                if low < high:
-                    for batch in file.iter_batches(batch_size, row_groups=[group], columns=list(columns)):
-                        begin, end = max(low - place, 0), min(high - place, len(batch))
-                        if begin < end:
-                            table = pa.Table.from_batches([batch.slice(begin, end - begin)])
-                            yield table.replace_schema_metadata(None)
-                        place += len(batch)
-                        if place >= high:
-                            break
-                first += rows
+            for batch in file.iter_batches(AT_ONCE, row_groups=groups, columns=list(columns)):
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
 def _files_of(given: str) -> list[str]:
@@ -335,24 +401,30 @@ def _files_of(given: str) -> list[str]:
     if "://" not in given:
         path = os.path.expanduser(given)
         if os.path.isdir(path):
-            found = sorted(str(file) for file in Path(path).rglob("*") if file.is_file() and _format(str(file)))
+            found = sorted(str(file) for file in Path(path).rglob("*") if _is_input(file, Path(path)))
         elif os.path.isfile(path):
             found = [path]
         else:
             found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     else:
         fs, path = url_to_fs(given)
-        protocol = given.partition("://")[0]
+        place = given.rstrip("/").removesuffix(path.strip("/"))  # the protocol, and a host that paths do not name
+        place = place if place.endswith("/") else f"{given.partition('://')[0]}://"
         if fs.isdir(path):
-            found = [file for file in sorted(fs.find(path)) if _format(file) and "/." not in file]
+            found = [file for file in sorted(fs.find(path)) if _format(file) and "/." not in file.removeprefix(path)]
         elif fs.exists(path):
             found = [path]
         else:
             found = sorted(fs.glob(path))
-        found = [file if "://" in file else f"{protocol}://{file.lstrip('/')}" for file in found]
+        found = [file if "://" in file else f"{place}{file.lstrip('/')}" for file in found]
     if not found:
         raise FileNotFoundError(f"{given}: there is no such file (expected {FORMATS}: a file, a folder or a pattern)")
     return found
+
+
+def _is_input(file: Path, folder: Path) -> bool:
+    is_hidden = any(name.startswith(".") for name in file.relative_to(folder).parts)
+    return not is_hidden and _format(str(file)) is not None and file.is_file()
 
 
 def _format(url: str) -> str | None:
@@ -416,12 +488,32 @@ def _sha256(file: str) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def _joined(pieces: list[Any]) -> Any:
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], pa.Table):
+        return pa.concat_tables(pieces, promote_options="permissive")
+    return [row for piece in pieces for row in piece]
+
+
 def _widened(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
-    """The table with all columns of the schema; a column that it lacks is null."""
-    columns = [
-        table[name] if name in table.column_names else pa.nulls(rows, schema.field(name).type) for name in schema.names
-    ]
+    """The table with all columns of the schema and their types; a column that it lacks is null."""
+    columns = []
+    for field_ in schema:
+        column = table[field_.name] if field_.name in table.column_names else pa.nulls(rows, pa.null())
+        columns.append(column if column.type == field_.type else column.cast(field_.type, safe=False))
     return pa.table(columns, schema=schema)
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both; None if there is none."""
+    if one == other:
+        return one
+    both = [pa.schema([("column", type_)]) for type_ in (one, other)]
+    try:
+        return pa.unify_schemas(both, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
 
 
 def is_remote(url: str) -> bool:

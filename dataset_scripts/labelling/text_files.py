@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from codecs import BOM_UTF8
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ MAX_LINE = 16 * 2**20  # bytes; no row is longer
 STEP = 1024  # rows between two places that a reader can jump to
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class Row(NamedTuple):
@@ -48,46 +51,70 @@ class Lines:
     Args:
         file: the file, at the beginning of a line.
         encoding: its encoding, a superset of ASCII. Bytes that it does not know become lone surrogates.
-        position: the file's position, in bytes.
+        position: the file's position, in bytes. A byte order mark at 0 is left out.
     """
 
     def __init__(self, file: io.BufferedReader, encoding: str, position: int = 0) -> None:
         self._file, self._encoding = file, encoding
-        self._pending: deque[bytes] = deque()
+        self._taken: list[tuple[bytes, int]] = []  # lines, and the bytes beyond `MAX_LINE` that were passed over
+        self._pending: deque[tuple[bytes, int]] = deque()
+        self._size = 0
         self.position = position
-        self.taken: list[bytes] = []
-        self.ended = self.is_cut = False
+        self.ended = False
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._pending.popleft() if self._pending else self._file.readline(MAX_LINE)
+        if self._size > MAX_LINE:  # only a quotation mark that is not closed makes a record of so many lines
+            raise csv.Error("the row is too long")
+        line, passed = self._pending.popleft() if self._pending else self._next_line()
         if not line:
             self.ended = True
             raise StopIteration
-        self.position += len(line)
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            self.is_cut = True
-            self._skip_line()
-        self.taken.append(line)
-        return line.decode(self._encoding, "surrogateescape")
+        is_first = self.position == 0
+        self.position += len(line) + passed
+        line = line.removeprefix(BOM_UTF8) if is_first else line
+        self._taken.append((line, passed))
+        self._size += len(line)
+        return self._decoded(line)
+
+    def __len__(self) -> int:
+        """The number of lines of the record so far."""
+        return len(self._taken)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a line of the record was longer than `MAX_LINE`."""
+        return any(passed for _, passed in self._taken)
+
+    @property
+    def texts(self) -> list[str]:
+        """The lines of the record."""
+        return [self._decoded(line) for line, _ in self._taken]
 
     def begin(self) -> None:
         """Begin a record."""
-        self.taken, self.ended, self.is_cut = [], False, False
+        self._taken, self._size, self.ended = [], 0, False
 
     def put_back(self) -> None:
         """Put back all lines of the record but the first."""
-        self._pending.extendleft(reversed(self.taken[1:]))
-        self.position -= sum(map(len, self.taken[1:]))
-        del self.taken[1:]
+        back = self._taken[1:]
+        self._pending.extendleft(reversed(back))
+        self.position -= sum(len(line) + passed for line, passed in back)
+        del self._taken[1:]
 
-    def _skip_line(self) -> None:
-        while rest := self._file.readline(MAX_LINE):
-            self.position += len(rest)
-            if rest.endswith(b"\n"):
-                return
+    def _decoded(self, line: bytes) -> str:
+        return line.decode(self._encoding, "surrogateescape")
+
+    def _next_line(self) -> tuple[bytes, int]:
+        line, passed = self._file.readline(MAX_LINE), 0
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while rest := self._file.readline(MAX_LINE):
+                passed += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        return line, passed
 
 
 def csv_rows(
@@ -102,10 +129,8 @@ def csv_rows(
         encoding: the file's encoding.
         position: where the file stands.
     """
-    if position:
-        lines = Lines(file, encoding, position)
-    else:
-        lines = _after_mark(file, encoding)
+    lines = Lines(file, encoding, position)
+    if not position:
         next(_csv_rows(lines, delimiter, None), None)  # the header
     return _csv_rows(lines, delimiter, columns)
 
@@ -115,7 +140,7 @@ def json_rows(file: io.BufferedReader, encoding: str, position: int = 0) -> Iter
 
     A row's only value is a dictionary; None if the line is malformed.
     """
-    lines = Lines(file, encoding, position) if position else _after_mark(file, encoding)
+    lines = Lines(file, encoding, position)
     while True:
         lines.begin()
         start = lines.position
@@ -132,12 +157,14 @@ def index_csv(file: io.BufferedReader, name: str, delimiter: str, encoding: str)
     Raises:
         ValueError: the first line cannot name columns.
     """
-    lines = _after_mark(file, encoding)
+    lines = Lines(file, encoding)
     header = next(_csv_rows(lines, delimiter, None), None)
-    columns = [] if header is None else [str(value).strip() for value in header[1].values]
+    names = [] if header is None else [str(value).strip() for value in header[1].values]
+    # The index that pandas writes in front has no name: it gets the one that pandas gives it.
+    columns = [name or f"Unnamed: {n}" for n, name in enumerate(names)]
     twice = [column for column, count in Counter(columns).items() if count > 1]
-    if header is not None and (header[1].fault or twice or not all(columns)):
-        problem = header[1].fault or (f"the column {twice[0]!r} is there twice" if twice else "a column has no name")
+    if header is not None and (header[1].fault or twice or not any(names)):
+        problem = header[1].fault or (f"the column {twice[0]!r} is there twice" if twice else "no column has a name")
         raise ValueError(f"{name}, line 1: {one_line(problem)} (expected the names of the columns)")
     rows, starts = 0, []
     for start, _ in _csv_rows(lines, delimiter, len(columns)):
@@ -150,7 +177,7 @@ def index_csv(file: io.BufferedReader, name: str, delimiter: str, encoding: str)
 def index_json(file: io.BufferedReader, encoding: str) -> TextIndex:
     """Counts the rows of a file of JSON lines, and finds the type of every key's values.
 
-    A key whose values are of several types, or nested, is kept as JSON text.
+    A key whose values are of several types, or nested, is kept as JSON text. One that has no values has the type null.
     """
     rows, starts = 0, []
     kinds: dict[str, set[str]] = {}
@@ -174,13 +201,9 @@ def json_column(values: list[Any], type_: pa.DataType, as_json: bool) -> pa.Arra
         return pa.array([value and [without_surrogates(item) for item in value] for value in values], type_)
     if type_ == pa.string():
         values = [value if value is None else without_surrogates(value) for value in values]
+    elif type_ == pa.float64():  # Arrow refuses integers beyond 2^53
+        values = [value if value is None else float(value) for value in values]
     return pa.array(values, type_)
-
-
-def _after_mark(file: io.BufferedReader, encoding: str) -> Lines:
-    """The lines of a file from its beginning, without a byte order mark."""
-    has_mark = file.peek(3)[:3] == b"\xef\xbb\xbf"
-    return Lines(file, encoding, len(file.read(3)) if has_mark else 0)
 
 
 def _csv_rows(lines: Lines, delimiter: str, columns: int | None) -> Iterator[tuple[int, Row]]:
@@ -194,16 +217,19 @@ def _csv_rows(lines: Lines, delimiter: str, columns: int | None) -> Iterator[tup
         except StopIteration:
             return
         except csv.Error as error:
-            fields, fault = [], str(error)
-        is_open = lines.ended and bool(lines.taken)
+            is_return = "new-line" in str(error)
+            fields, fault = [], "a carriage return outside quotation marks" if is_return else str(error)
+        is_open = lines.ended and len(lines) > 0
         if fault is None and not is_open and not fields:
             continue  # a blank line
         # A quotation mark that is not closed swallows the rows after it, up to the next one: these are put back.
-        if fault or is_open or (len(lines.taken) > 1 and columns is not None and len(fields) != columns):
-            first = lines.taken[0] if lines.taken else b""
-            fault = fault if fault and len(lines.taken) == 1 else "a quotation mark is not closed"
+        is_several = len(lines) > 1 and (
+            (columns is not None and len(fields) != columns) or not _is_strict(lines, delimiter)
+        )
+        if fault or is_open or is_several:
+            fault = fault if fault and len(lines) == 1 else "a quotation mark is not closed"
             lines.put_back()
-            fields = _text(first, lines).rstrip("\r\n").split(delimiter)
+            fields = lines.texts[0].rstrip("\r\n").split(delimiter)
         elif lines.is_cut:
             fault = f"the row is longer than {MAX_LINE // 2**20} MiB"
         elif columns is not None and len(fields) != columns:
@@ -211,8 +237,13 @@ def _csv_rows(lines: Lines, delimiter: str, columns: int | None) -> Iterator[tup
         yield start, _checked(fields if columns is None else (fields + [None] * columns)[:columns], fault)
 
 
-def _text(line: bytes, lines: Lines) -> str:
-    return line.decode(lines._encoding, "surrogateescape")
+def _is_strict(lines: Lines, delimiter: str) -> bool:
+    """Whether the quotation marks of a record stand where they may: around fields, doubled inside them."""
+    try:
+        next(csv.reader(lines.texts, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
+    return True
 
 
 def _checked(fields: list[Any], fault: str | None) -> Row:
@@ -234,7 +265,7 @@ def without_surrogates(text: str) -> str:
 def _json_row(line: str, is_cut: bool) -> Row:
     if is_cut:
         return Row([None], f"the line is longer than {MAX_LINE // 2**20} MiB")
-    if any("\udc80" <= character <= "\udcff" for character in line):
+    if _UNDECODED.search(line):
         return Row([None], "bytes that are not of the file's encoding (--encoding names another)")
     try:
         value = json.loads(line)
@@ -264,13 +295,15 @@ def _kind(value: Any) -> str:
 
 def _type(kinds: set[str]) -> pa.DataType | None:
     """The type of a column of such values; None for JSON text."""
-    if kinds <= {"str"}:
+    if not kinds:
+        return pa.null()
+    if kinds == {"str"}:
         return pa.string()
     if kinds == {"bool"}:
         return pa.bool_()
     if kinds == {"int"}:
         return pa.int64()
-    if kinds and kinds <= {"int", "float"}:
+    if kinds <= {"int", "float"}:
         return pa.float64()
     if "list" in kinds and kinds <= {"list", "str"}:
         return pa.list_(pa.string())
