@@ -355,7 +355,7 @@ def main() -> int:
             faults.append(f"{read} readings of {len(different)} pictures, of which {lost} were in flight at a kill")
         attempt("finishing", faults)
         print(
-            f"finished: {len(before)} of {len(after)} shards were there; sha256 {sums[1][:12]}, expected {sums[0][:12]}"
+            f"finished: {len(before)} of {len(after)} shards were there; sha256 {sums[1][:9]}, expected {sums[0][:9]}"
         )
         print(
             f"{read} readings of {len(different)} pictures: {lost} were in flight at one of {args.kills} kills, "
