@@ -294,22 +294,24 @@ def measure_memory(scratch: Path, rows: int) -> float:
     with (scratch / "said").open("w+", encoding="utf-8") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            if (held := resident(process.pid)) is not None:
-                samples.append((size * len(list(output.glob("part-*.parquet"))), held))
+            # Once the report is there, Python takes itself apart, which costs memory of its own.
+            if (held := resident(process.pid)) and not (output / "report.json").exists():
+                samples.append((min(rows, size * len(list(output.glob("part-*.parquet")))), held))
             time.sleep(0.1)
         if process.returncode:
             said.seek(0)
             raise RuntimeError(f"the job ended with status {process.returncode}: {said.read()[-2000:]}")
     after = [(done, held) for done, held in samples if done >= SETTLED]
-    first, most, last = after[0], max(after, key=lambda sample: sample[1]), after[-1]
+    first, most = after[0], max(after, key=lambda sample: sample[1])
     print(f"memory: {rows:,} rows, {len(samples):,} samples of the process that labels")
-    for title, (done, held) in (("settled", first), ("most", most), ("last", last)):
-        print(f"{title:<8}{min(done, rows):>9,} rows{held:9.1f} MiB")
+    between = [after[n * (len(after) - 1) // 8] for n in range(9)]
+    for title, (done, held) in (("settled", first), *(("", one) for one in between[1:]), ("most", most)):
+        print(f"{title:<8}{done:>9,} rows{held:9.1f} MiB")
     return most[1] - first[1]
 
 
 def resident(process: int) -> float | None:
-    """MiB of memory that a process holds; None if it is gone."""
+    """MiB of memory that a process holds; 0 when it has ended, None when it is gone."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
     except (OSError, IndexError):
