@@ -3,8 +3,8 @@
     python benchmarks/attacks/label_kills.py
     python benchmarks/attacks/label_kills.py --model MODEL --input posts.csv --images_dir FOLDER
 
-The job has two workers and a store; the whole process group is killed: while it starts, after a reading of pictures,
-after a shard is finished, and while a file is written. One job is killed twenty times and then finished; another, with
+The job has two workers and a store; the whole process group is killed: while it starts, while rows are labelled
+and pictures read, when a shard is finished, and while a file is written. One job is killed twenty times and then finished; another, with
 a store of its own, never. Every kill counts as an attempt, and it holds if
 
 - every shard that is there is byte for byte that of the uninterrupted job,
@@ -48,7 +48,7 @@ LOG, RUN = "LABEL_KILLS_LOG", "LABEL_KILLS_RUN"
 PATIENCE = 3600  # seconds for one run
 WORKERS = 2
 IMAGES_AT_ONCE = 8  # that a worker reads
-PHASES = ("starting", "reading", "a shard is finished", "writing", "finishing", "nothing to do", "entities")
+PHASES = ("starting", "labelling", "a shard is finished", "writing", "finishing", "nothing to do", "entities")
 SAMPLE_SPLITS = ("train", "valid", "test")
 
 
@@ -145,7 +145,7 @@ def wait_for(process: subprocess.Popen[bytes], phase: str, job: Job, units: int,
     began = time.monotonic()
     shards, target = len(job.shards()), job.done() + units
     while process.poll() is None and time.monotonic() - began < (patience if phase == "starting" else PATIENCE):
-        if phase == "reading" and job.done() >= target:
+        if phase == "labelling" and job.done() >= target:
             return True
         if phase == "a shard is finished" and len(job.shards()) > shards and job.done() >= target:
             return True
