@@ -3,9 +3,9 @@
     python benchmarks/attacks/label_kills.py
     python benchmarks/attacks/label_kills.py --model MODEL --input posts.csv --images_dir FOLDER
 
-The job has two workers and a store; the whole process group is killed: while it starts, while rows are labelled
-and pictures read, when a shard is finished, and while a file is written. One job is killed twenty times and then finished; another, with
-a store of its own, never. Every kill counts as an attempt, and it holds if
+The job has two workers and a store; the whole process group is killed: while it starts, while rows are labelled and
+pictures read, when a shard is finished, and while a file is written. One job is killed twenty times and then finished;
+another, with a store of its own, never. Every kill counts as an attempt, and it holds if
 
 - every shard that is there is byte for byte that of the uninterrupted job,
 - the shards that were there before are untouched,
