@@ -193,11 +193,11 @@ def measure_text(scratch: Path, posts: int, rows_per_shard: int, rounds: int) ->
 class TimedShards(ShardLabeller):
     """A `ShardLabeller` that also counts when and where every shard was labelled."""
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Shard, careful: bool = False) -> dict[str, Any]:
         """Label and write a shard; the counts have `process`, `began`, `ended` (one clock) and `cpu` seconds."""
         self.labeller.load()
         began, cpu = time.monotonic(), time.process_time()
-        counts = super().__call__(shard)
+        counts = super().__call__(shard, careful)
         spent = {"cpu": time.process_time() - cpu, "began": began, "ended": time.monotonic()}
         return {**counts, "process": os.getpid(), **spent}
 

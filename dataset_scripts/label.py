@@ -34,6 +34,7 @@ from dataset_scripts.labelling.columns import PostColumns, choose_columns, has_b
 from dataset_scripts.labelling.engines import in_processes, in_this_process, on_ray
 from dataset_scripts.labelling.label_report import label_report, report_text
 from dataset_scripts.labelling.labeller import PostLabeller
+from dataset_scripts.labelling.rows import Source
 from dataset_scripts.labelling.shards import (
     FORMATS,
     JOB,
@@ -45,7 +46,7 @@ from dataset_scripts.labelling.shards import (
     check_job,
     model_fingerprint,
 )
-from dataset_scripts.labelling.sources import DatasetSource, FileSource, Source, is_remote, open_files, spool
+from dataset_scripts.labelling.sources import DatasetSource, FileSource, is_remote, open_files, spool
 from hub_card.card.card_tables import read_operating_points
 from modeling_ita.checkpoint_files import CONFIG, folder_of, read_object
 from modeling_ita.command_line import FINDINGS, command, print_text, program

@@ -152,6 +152,7 @@ def on_ray(
         if address is None and not os.environ.get("RAY_ADDRESS"):
             settings |= {"num_cpus": max(os.cpu_count() or 1, round(workers * cpus)), "include_dashboard": False}
         ray.init(address, **settings)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = False

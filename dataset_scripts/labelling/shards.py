@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ from fsspec.core import url_to_fs
 
 from dataset_scripts.labelling.columns import PostColumns, has_bytes, without_bytes
 from dataset_scripts.labelling.labeller import WINDOW, Labelled, PostLabeller
-from dataset_scripts.labelling.sources import Rows, Source, is_remote
+from dataset_scripts.labelling.rows import Rows, Source
+from dataset_scripts.labelling.sources import is_remote
 from modeling_ita.checkpoint_files import CONFIG, PROCESSOR, TOKENIZER, WEIGHTS, folder_of
 from modeling_ita.plain_text import one_line, shown
 from modeling_ita.whole_files import written_file
@@ -62,10 +64,11 @@ class Output:
 
     def finished(self) -> set[int]:
         """The numbers of the shards that are there, with their counts."""
-        suffix = f".{self.format}"
-        shards = {name.removesuffix(suffix) for name in self.names() if name.endswith(suffix)}
-        counts = {name.removesuffix(".json") for name in self.names(JOB)}
-        return {int(name.removeprefix("part-")) for name in shards & counts if name.startswith("part-")}
+        shards, counts = (
+            {int(found[1]) for name in self.names(inside) if (found := re.fullmatch(rf"part-(\d+)\.{suffix}", name))}
+            for inside, suffix in (("", self.format), (JOB, "json"))
+        )
+        return shards & counts
 
     def read_counts(self, number: int) -> dict[str, Any] | None:
         """The counts of a shard; None if it is not there."""

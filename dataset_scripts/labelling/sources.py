@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
+from dataset_scripts.labelling.rows import Rows, RowStream, widened
 from dataset_scripts.labelling.text_files import (
     DELIMITERS,
     JSON_SUFFIXES,
@@ -43,56 +44,6 @@ SAVED = ("state.json", "dataset_dict.json")  # of what `save_to_disk` wrote
 SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES, ".parquet")
 AT_ONCE = 64  # rows read of a file at a time; they may hold the bytes of pictures
 _CHANGED = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
-
-
-@dataclass
-class Rows:
-    """Rows read from a source.
-
-    Attributes:
-        table: the rows.
-        faults: what is wrong with each of them, None where nothing is.
-        folder: where relative paths of images lead; None if they lead nowhere.
-        raw: by column, the values as they were, where they differ from those of the table.
-    """
-
-    table: pa.Table
-    faults: list[str | None]
-    folder: str | None = None
-    raw: dict[str, list[Any]] = field(default_factory=dict)
-
-    def values(self, column: str) -> list[Any]:
-        """The values of a column."""
-        return self.raw[column] if column in self.raw else self.table[column].to_pylist()
-
-
-class Source(Protocol):
-    """Rows that are read in any range, by any process: a source can be pickled.
-
-    Attributes:
-        schema: the columns.
-        count: the number of rows.
-        notes: what the user should know: files that are empty.
-    """
-
-    schema: pa.Schema
-    count: int
-    notes: list[str]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What identifies the rows, as JSON values: their files with sizes and dates."""
-        ...
-
-    def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
-        """Yields the rows from `start` up to `stop`, at most `batch_size` at a time.
-
-        Args:
-            start: the first row.
-            stop: one past the last row.
-            columns: the columns that are needed.
-            batch_size: maximum number of rows of a batch.
-        """
-        ...
 
 
 def open_files(inputs: Sequence[str], encoding: str = "utf-8", limit: int | None = None) -> FileSource:
@@ -167,7 +118,7 @@ class FileSource:
                     self._open.close()  # of thousands of files, one is open
                 self._open = part
                 for rows in part.read(low, high, [name for name in columns if name in part.columns], batch_size):
-                    yield Rows(_widened(rows.table, schema, len(rows.faults)), rows.faults, part.folder, rows.raw)
+                    yield Rows(widened(rows.table, schema, len(rows.faults)), rows.faults, part.folder, rows.raw)
             first += part.rows
 
 
@@ -231,12 +182,12 @@ class DatasetSource:
         """See `Source`."""
         schema = pa.schema([self.schema.field(name) for name in columns])
         for table in self._tables(start, stop, batch_size):
-            yield Rows(_widened(table, schema, len(table)), [None] * len(table))
+            yield Rows(widened(table, schema, len(table)), [None] * len(table))
 
     def _tables(self, start: int, stop: int, batch_size: int) -> Iterator[pa.Table]:
         stream = vars(self).pop("_stream", None)
         if stream is None or stream.place > start:
-            stream = _Stream(iter(self._rows.with_format("arrow").iter(STEP)))
+            stream = RowStream(iter(self._rows.with_format("arrow").iter(STEP)))
         try:
             yield from stream.take(start, stop, batch_size)
         except GeneratorExit:
@@ -245,51 +196,6 @@ class DatasetSource:
         if stream.place < stop:
             raise ValueError(f"the data set {self._place[0]!r} ends at row {stream.place:,} (expected {self.count:,})")
         self._stream = stream
-
-
-class _Stream:
-    """Tables, or lists of rows, that follow one another, from which rows are taken in ascending order.
-
-    Args:
-        pieces: the tables or lists.
-        place: the number of their first row.
-        columns: the columns that they have.
-    """
-
-    def __init__(self, pieces: Iterator[Any], place: int = 0, columns: Sequence[str] = ()) -> None:
-        self._pieces = pieces
-        self._left: Any = None
-        self.place, self.columns = place, columns
-
-    def take(self, start: int, stop: int, most: int) -> Iterator[Any]:
-        """Yields the rows from `start` up to `stop`, `most` at a time, wherever the pieces end.
-
-        Those before `start` are passed over.
-        """
-        held: list[Any] = []
-        count = 0
-        while self.place < stop:
-            piece = next(self._pieces, None) if self._left is None else self._left
-            if piece is None:
-                break
-            first = min(max(start - self.place, 0), len(piece))
-            last = min(len(piece), first + most - count, stop - self.place)
-            self._left = piece[last:] if last < len(piece) else None
-            self.place += last
-            if first < last:
-                held.append(piece[first:last])
-                count += last - first
-            if count == most:
-                yield _joined(held)
-                held, count = [], 0
-        if held:
-            yield _joined(held)
-
-    def close(self) -> None:
-        """Close the file."""
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
 
 
 @dataclass
@@ -348,18 +254,18 @@ class _Part:
         if (stream := vars(self).pop("_stream", None)) is not None:
             stream.close()
 
-    def _stream_from(self, start: int, columns: Sequence[str]) -> _Stream:
-        stream: _Stream | None = vars(self).pop("_stream", None)
+    def _stream_from(self, start: int, columns: Sequence[str]) -> RowStream:
+        stream: RowStream | None = vars(self).pop("_stream", None)
         if self.format == ".parquet":
             starts = [0, *accumulate(self.row_groups)]
             group = bisect_right(starts, start) - 1
             if stream is None or stream.columns != columns or not starts[group] <= stream.place <= start:
-                stream = _Stream(self._parquet_tables(group, columns), starts[group], columns)
+                stream = RowStream(self._parquet_tables(group, columns), starts[group], columns)
             return stream
         assert self.index is not None
         step = 0 if self.compression else start // STEP  # what is compressed is read from its beginning
         if stream is None or not step * STEP <= stream.place <= start:
-            stream = _Stream(self._row_lists(self.index.starts[step] if step else 0), step * STEP, columns)
+            stream = RowStream(self._row_lists(self.index.starts[step] if step else 0), step * STEP, columns)
         return stream
 
     def _rows(self, found: Any, columns: Sequence[str]) -> Rows:
@@ -486,23 +392,6 @@ def _binary(url: str) -> io.BufferedReader:
 def _sha256(file: str) -> str:
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _joined(pieces: list[Any]) -> Any:
-    if len(pieces) == 1:
-        return pieces[0]
-    if isinstance(pieces[0], pa.Table):
-        return pa.concat_tables(pieces, promote_options="permissive")
-    return [row for piece in pieces for row in piece]
-
-
-def _widened(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
-    """The table with all columns of the schema and their types; a column that it lacks is null."""
-    columns = []
-    for field_ in schema:
-        column = table[field_.name] if field_.name in table.column_names else pa.nulls(rows, pa.null())
-        columns.append(column if column.type == field_.type else column.cast(field_.type, safe=False))
-    return pa.table(columns, schema=schema)
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

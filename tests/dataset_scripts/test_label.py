@@ -444,7 +444,7 @@ def test_inputs_that_cannot_be_read(model: str, tmp_path: Path, capsys: pytest.C
     out = ["--model", model, "--output", tmp_path / "out"]
     for name, said in (
         ("none.csv", "there is no such file"),
-        ("empty.csv", "there are no columns (empty files)"),
+        ("empty.csv", "there are no columns (empty)"),
         ("posts.doc", "ends in no known suffix"),
         ("header.csv", "has a column 'entities' already"),
     ):

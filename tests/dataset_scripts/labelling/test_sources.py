@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_scripts.labelling import sources, text_files
-from dataset_scripts.labelling.sources import DatasetSource, FileSource, Source, is_remote, open_files, spool
+from dataset_scripts.labelling.rows import Source
+from dataset_scripts.labelling.sources import DatasetSource, FileSource, is_remote, open_files, spool
 
 ROWS = [{"id": str(n), "text": f"post {n}, ü\n{'x' * (n % 7)}"} for n in range(50)]
 
