@@ -21,13 +21,13 @@ from .image_file import (
     UnreadableImage,
     image_name,
     image_sha256,
+    in_threads,
     is_blank,
     open_image,
     plain_fingerprint,
     read_image_file,
 )
 from .plain_text import shown
-from .threads import in_threads
 from .visual_context import EXAMINATION, VisualContext, check_kind
 
 logger = logging.getLogger(__name__)

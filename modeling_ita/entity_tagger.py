@@ -20,9 +20,9 @@ from transformers import initialization as init
 
 from .checkpoint_files import INDEX, WEIGHTS, check_model_files, check_parts, check_weights, folder_of, reading
 from .crf import LinearChainCRF
-from .post_pictures import pictures_of, side_by_side
+from .image_file import pictures_of
 from .tag_scheme import Span
-from .wordwise_processor import PostBatch, WordwiseProcessor
+from .wordwise_processor import PostBatch, WordwiseProcessor, side_by_side
 
 NOT_FINITE = "scores that are not finite numbers: a weight is damaged, or overflows in the model's type (float16?)"
 MAX_TOKENS = 8192  # per pass, padding included; every region of every image counts as one

@@ -7,13 +7,14 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from itertools import accumulate
 from operator import sub
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
@@ -38,6 +39,8 @@ UPRIGHT = {
 }
 """How a picture is turned upright, by its EXIF orientation."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 
@@ -175,6 +178,51 @@ def plain_fingerprint(image: Image.Image) -> str | None:
         return None
     shape = max(0, min(255, 128 + round(8 * math.log2(image.width / image.height))))
     return f"{shape:02x}{image.convert('L').resize((32, 32), Image.Resampling.BOX).tobytes().hex()}"
+
+
+def pictures_of(image: Any) -> list[Any]:
+    """The pictures of one post, given none (None), one, or several (a list or tuple).
+
+    A picture of a list may itself be None; it keeps its place.
+    """
+    if image is None:
+        return []
+    return list(image) if isinstance(image, (list, tuple)) else [image]
+
+
+def in_threads(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    cost: Callable[[Item], float] | None = None,
+) -> list[Result]:
+    """Calls a function on every item, several at the same time, and returns the results in the order of the items.
+
+    The threads end with the call, so that a process forked later has no part of them.
+
+    Args:
+        function: pays only if it releases the GIL, as decoders and numerical libraries do.
+        items: its arguments.
+        threads: how many items at a time; 1: no thread is started.
+        cost: what an item takes, in any unit. The costliest start first, so that no thread ends long after the others.
+
+    Raises:
+        Exception: what `function` raised at the first item, in their order, at which it raised. Items that have not
+            started by then are left out.
+    """
+    if threads < 2 or len(items) < 2:
+        return [function(item) for item in items]
+    order = list(range(len(items)))
+    if cost is not None:
+        costs = [cost(item) for item in items]
+        order.sort(key=lambda n: -costs[n])
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        futures = {n: pool.submit(function, items[n]) for n in order}
+        try:
+            return [futures[n].result() for n in range(len(items))]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _channels(histogram: list[int]) -> list[list[int]]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from .aligner_settings import FLAG, MAX_PATH, SHARE, Setting, check_settings, integer, text, texts
-from .threads import in_threads
+from .image_file import in_threads
 
 MAX_RATIO = 8
 MAX_LINES = 100  # RapidOCR reads at most so many, 25 ms each on one core; more would not fit into a post's context

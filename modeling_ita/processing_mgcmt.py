@@ -16,13 +16,12 @@ from transformers import AutoImageProcessor
 from transformers.utils.hub import cached_file
 
 from .checkpoint_files import PLACE, check_integer, check_list, reading
-from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image
+from .image_file import ImageSource, UnreadableImage, image_name, is_blank, open_image, pictures_of
 from .modeling_mgcmt import PADDING_OBJECT
 from .plain_text import check_label
-from .post_pictures import pictures_of, side_by_side
 from .visual_context import OBJECT_TAGS, PostContext, VisualContext, contexts_of
 from .word_neighbours import TENSORS_FILE, WORDS_FILE, WordNeighbours
-from .wordwise_processor import PostBatch, Word, WordwiseProcessor, one_each
+from .wordwise_processor import PostBatch, Word, WordwiseProcessor, one_each, side_by_side
 
 logger = logging.getLogger(__name__)
 

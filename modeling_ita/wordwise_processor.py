@@ -377,6 +377,28 @@ def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=fill)
 
 
+def side_by_side(posts: Sequence[Sequence[torch.Tensor | None]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The pictures of B posts in one tensor, and which of them exist.
+
+    Args:
+        posts: by post, a tensor of the same shape for every picture, or None for one that cannot be used.
+
+    Returns:
+        If no post has more than one picture: whether a post has one `(B,)`, and the pictures `(B, …)`. Otherwise, with
+        M pictures in the post that has most: which pictures exist `(B, M)`, and the pictures `(B, M, …)`. Zeros stand
+        for pictures that do not exist. If none exists, the second tensor is None.
+    """
+    most = max([1, *map(len, posts)])
+    rows = [[*post, *[None] * (most - len(post))] for post in posts]
+    exists = torch.tensor([[one is not None for one in row] for row in rows], dtype=torch.bool).reshape(-1, most)
+    shape = next((one.shape for row in rows for one in row if one is not None), None)
+    if shape is None:
+        return exists if most > 1 else exists[:, 0], None
+    nothing = torch.zeros(shape)
+    flat = torch.stack([nothing if one is None else one for row in rows for one in row])  # (B * M, …)
+    return (exists, flat.unflatten(0, (-1, most))) if most > 1 else (exists[:, 0], flat)
+
+
 def _entity(span: Span, score: float, text: str, words: list[Word]) -> Entity:
     start, end = words[span.start].start, words[span.end - 1].end
     return Entity(span.type, score, text[start:end], start, end, span.start, span.end)

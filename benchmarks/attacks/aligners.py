@@ -307,14 +307,17 @@ class Engines:
         self.readers.append((languages, options))
         return types.SimpleNamespace(readtext=lambda image: [])
 
-    def _rapidocr(self, params: dict[str, Any]) -> Callable[..., Any]:
+    def _rapidocr(self, params: dict[str, Any]) -> Any:
         self.params.append(params)
-
-        def read(image: Any) -> Any:
-            return types.SimpleNamespace(txts=None)
-
-        read.detect_and_crop = None  # type: ignore[attr-defined]
-        return read
+        nothing = types.SimpleNamespace(boxes=None)
+        return types.SimpleNamespace(
+            detect_and_crop=None,
+            load_img=lambda image: image,
+            preprocess_img=lambda image: (image, {}),
+            run_ocr_steps=lambda image, record: (nothing, None, None, None),
+            recognize_txt=lambda pieces: None,
+            text_det=types.SimpleNamespace(mean=[0.5], std=[0.5]),
+        )
 
 
 def _is(low: float, high: float, *kinds: type) -> Callable[[Any], bool]:

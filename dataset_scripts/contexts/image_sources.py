@@ -21,8 +21,7 @@ from dataset_scripts.corpus.conll import image_names, read_posts
 from dataset_scripts.corpus.corpus_config import CONFIGS, MnerConfig
 from dataset_scripts.corpus.corpus_images import IMAGE_SUFFIXES, images_by_id
 from dataset_scripts.corpus.examples import undecoded
-from modeling_ita.image_file import MAX_BYTES, ImageSource
-from modeling_ita.post_pictures import pictures_of
+from modeling_ita.image_file import MAX_BYTES, ImageSource, pictures_of
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 

@@ -10,7 +10,7 @@ import torch
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from modeling_ita.data_collator import Example
-from modeling_ita.post_pictures import pictures_of
+from modeling_ita.image_file import pictures_of
 from modeling_ita.tag_scheme import TagScheme
 from modeling_ita.visual_context import VisualContext
 

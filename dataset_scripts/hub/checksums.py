@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import datasets
 
 from dataset_scripts.corpus.examples import undecoded
-from modeling_ita.image_file import image_sha256
-from modeling_ita.post_pictures import pictures_of
+from modeling_ita.image_file import image_sha256, pictures_of
 
 CHECKSUMS = "checksums"
 """The configuration's name on the Hub; its one split has the posts of all splits."""

@@ -20,7 +20,7 @@ from dataset_scripts.corpus.corpus_config import KNOWN_FILES, WITHOUT_LICENCE, M
 from dataset_scripts.corpus.examples import undecoded
 from dataset_scripts.hub.checksums import CHECKSUMS, Difference, checksum_dataset, compare_checksums
 from dataset_scripts.hub.dataset_card import dataset_card, merged_card
-from modeling_ita.post_pictures import pictures_of
+from modeling_ita.image_file import pictures_of
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.whole_files import working_folder, written_file
 

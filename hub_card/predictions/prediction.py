@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from modeling_ita.entity_tagger import EntityTagger, NotFiniteError, word_emissions
-from modeling_ita.post_pictures import pictures_of
+from modeling_ita.image_file import pictures_of
 from modeling_ita.tag_scheme import Span
 from modeling_ita.visual_context import VisualContext
 from modeling_ita.wordwise_processor import WordwiseProcessor

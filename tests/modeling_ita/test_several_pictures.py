@@ -24,7 +24,8 @@ from modeling_ita import (
     VisualContext,
     entity_tagger,
 )
-from modeling_ita.post_pictures import pictures_of, side_by_side
+from modeling_ita.image_file import pictures_of
+from modeling_ita.wordwise_processor import side_by_side
 
 POST = "Phoenix tonight"
 WHITE = Image.new("RGB", (32, 32), "white")

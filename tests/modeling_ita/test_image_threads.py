@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from modeling_ita.threads import in_threads
+from modeling_ita.image_file import in_threads
 
 
 def test_results_are_in_the_order_of_the_items() -> None:
