@@ -11,6 +11,7 @@
 - `workers`: posts/s of two processes against one, one thread each. Start-up is left out: the clock runs from when
   every process has done its first shard until one has nothing left to do.
 - `ray`: the same for two actors of Ray against one.
+- `pictures`: a hundred posts with pictures through `ItaPipeline` with two threads against one, by the clock.
 - `memory`: resident memory of the whole command after 10,000 rows, and the most it takes afterwards, over 500,000
   short posts; a tiny model.
 - `gate`: a trained model on a corpus with contexts: the gate is fitted on validation, then both splits tell how many
@@ -62,11 +63,18 @@ from dataset_scripts.labelling.sources import open_files  # noqa: E402
 from dataset_scripts.sample_posts import SAMPLE_POSTS  # noqa: E402
 from dataset_scripts.sample_posts.corpus import read_posts  # noqa: E402
 from hub_card.hub.exported_folder import export_model  # noqa: E402
-from modeling_ita import ItaForTokenClassification, ItaProcessor, TagScheme, VisualContextBuilder  # noqa: E402
+from modeling_ita import (  # noqa: E402
+    ItaForTokenClassification,
+    ItaPipeline,
+    ItaProcessor,
+    TagScheme,
+    VisualContextBuilder,
+)
+from modeling_ita.model_loading import load_model  # noqa: E402
 from modeling_ita.packaged_encoder import MINILM, encoder_folder  # noqa: E402
 
-PARTS = ("text", "workers", "ray", "memory", "gate", "cost")
-BARS = {"text": 0.95, "workers": 1.9, "ray": 1.7, "memory": 100.0, "gate": 0.30}
+PARTS = ("text", "workers", "ray", "pictures", "memory", "gate", "cost")
+BARS = {"text": 0.95, "workers": 1.9, "ray": 1.7, "pictures": 1.6, "memory": 100.0, "gate": 0.30}
 LABELS = TagScheme.from_types(["PER", "LOC", "ORG", "MISC"]).labels
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 SETTLED = 10_000  # rows after which memory is measured
@@ -280,6 +288,26 @@ def measure_workers(scratch: Path, posts: int, rows_per_shard: int, rounds: int,
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
+def measure_pictures(scratch: Path, folder: Path, limit: int, rounds: int) -> float:
+    """Posts with pictures through the pipeline by two threads against one, taking turns, by wall time."""
+    model, processor = load_model(save_minilm(scratch / "model", reads_text_in_images=True))
+    pipe = ItaPipeline(model=model, processor=processor, device="cpu")
+    images = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))[:limit]
+    inputs = [{"text": post, "image": str(image)} for post, image in zip(draw_posts(len(images)), images, strict=True)]
+    pipe(inputs[:8])
+    ratios = []
+    for number in range(rounds):
+        spent = {}
+        for threads in (1, 2) if number % 2 else (2, 1):
+            torch.set_num_threads(threads)
+            spent[threads] = timed(lambda: pipe(inputs))
+        torch.set_num_threads(1)
+        ratios.append(spent[1].wall / spent[2].wall)
+        cpu = " and ".join(f"{spent[threads].cpu:.1f} s with {threads}" for threads in (1, 2))
+        print(f"round {number}: {len(inputs)} posts, {ratios[-1]:.2f} × by two threads; CPU {cpu}", flush=True)
+    return statistics.median(ratios)
+
+
 def measure_memory(scratch: Path, rows: int) -> float:
     """MiB by which the command grows after the first 10,000 rows."""
     if rows <= 2 * SETTLED:
@@ -451,6 +479,8 @@ def main() -> int:
                 figures[part] = measure_text(scratch, args.posts or 4096, 512, args.rounds)
             elif part in ("workers", "ray"):
                 figures[part] = measure_workers(scratch, args.posts or 10_240, 256, args.rounds, part)
+            elif part == "pictures":
+                figures[part] = measure_pictures(scratch, args.images, max(args.limit, 100), args.rounds)
             elif part == "memory":
                 figures[part] = measure_memory(scratch, args.rows)
             elif part == "gate":
@@ -472,6 +502,7 @@ _UNITS = {
     "text": " of the pipeline's posts/s",
     "workers": " × one process",
     "ray": " × one actor",
+    "pictures": " × one thread",
     "memory": " MiB",
     "gate": " of the test contexts within 0.3 F1 of all",
 }

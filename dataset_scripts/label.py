@@ -87,7 +87,8 @@ class LabelArguments:
     )
     id_column: str | None = field(default=None, metadata={"help": "ids, for messages; default: guessed; or none"})
     images_dir: str | None = field(
-        default=None, metadata={"help": "where relative paths of pictures lead; default: the folder of their file"}
+        default=None,
+        metadata={"help": "the folder of the pictures, which no path may leave; default: that of their file"},
     )
     columns: list[str] | None = field(
         default=None,

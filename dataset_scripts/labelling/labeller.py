@@ -85,8 +85,8 @@ class PostLabeller:
         image_column: the column of their pictures: a path, the bytes of a file, `{"bytes", "path"}`, a PIL image, or a
             list of these. Default: none.
         context_column: the column of given contexts, dictionaries or JSON text. Default: none.
-        images_dir: where relative paths of pictures lead, on any file system that fsspec knows. Default: the current
-            folder.
+        images_dir: the folder of the pictures, on any file system that fsspec knows. A path that leads out of it is
+            not read (`"/"` holds all of this machine). Default: the current folder.
         read_images: `"always"`, `"unsure"` or `"never"`, see `ItaPipeline`.
         image_gate: the gate of `"unsure"`. Default: the model's own.
         min_score: leaves out entities with a lower score.
@@ -258,7 +258,7 @@ class PostLabeller:
             images: the pictures of each, None where there is none.
             contexts: the given context of each, None where there is none.
             faults: why a row is not to be labelled; None where it is.
-            folder: where relative paths lead. Default: `images_dir`.
+            folder: the folder of the pictures, if there is no `images_dir`.
         """
         started, before = time.process_time(), self.seconds["images"]
         count = len(posts)
@@ -433,9 +433,13 @@ def _source(item: Any, folder: str | None) -> tuple[Any, str | None, str | None]
         return None, "unreadable", f"{path!r:.100} is a URL, and no URL is fetched"
     if folder is not None and "://" in folder:
         return _remote(path, folder)
+    # A table may come from a stranger, and what is read in a picture goes into the output.
+    root = os.path.abspath(folder or "")
+    place = os.path.normpath(os.path.join(root, path))
+    if os.path.commonpath([root, place]) != root:
+        return None, "unreadable", f"{path!r:.100} is not inside {root} (images_dir names another folder; / is all)"
     try:
-        path = os.path.join(folder or "", os.path.expanduser(path))
-        return (path, None, None) if os.path.isfile(path) else (None, "missing", None)
+        return (place, None, None) if os.path.isfile(place) else (None, "missing", None)
     except (OSError, ValueError):  # a name that no file can have
         return None, "missing", None
 

@@ -138,6 +138,7 @@ def test_the_documented_lines_for_ray(
         b for b in re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) if "ray.data" in b
     ]
     block = block.replace('"outputs/quickstart/model"', repr(model)).replace("concurrency=2", "concurrency=1")
+    block = block.replace('"/data/photos"', '"/"')
     images = [str(posts.with_name(row["image"])) if row["image"] else None for row in csv.DictReader(posts.open())]
     table = pa.table({"text": [row["text"] for row in rows_of(whole)], "image": images})
     pq.write_table(table, tmp_path / "posts.parquet")
