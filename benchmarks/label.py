@@ -407,7 +407,12 @@ def measure_cost(scratch: Path, posts: int, folder: Path, limit: int, gated_shar
         columns: dict[str, Sequence[Any]] = {"text": texts, **({"image": pictures} if pictures else {})}
         source = open_files([str(write_csv(scratch / f"{name}.csv", columns))])
         labeller = PostLabeller(
-            model, text_column="text", image_column="image" if pictures else None, device="cpu", threads=1
+            model,
+            text_column="text",
+            image_column="image" if pictures else None,
+            images_dir="/",
+            device="cpu",
+            threads=1,
         )
         roles = PostColumns("text", "image" if pictures else None)
         work = ShardLabeller(source, labeller, roles, list(columns), [], Output(str(scratch / name)))
