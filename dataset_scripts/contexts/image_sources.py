@@ -137,7 +137,7 @@ def dataset_images(
     except (OSError, ValueError) as error:
         raise ValueError(f"the data set {name!r} cannot be read: {error}") from error
     features = rows.features or {}
-    columns = [column for column, feature in features.items() if _holds_images(feature)]
+    columns = [column for column, feature in features.items() if holds_images(feature)]
     if image_column is None:
         if len(columns) != 1:
             raise ValueError(f"{name} has {len(columns)} columns of images {columns}: name one (image_column)")
@@ -159,20 +159,21 @@ def dataset_images(
                 raise ValueError(f"row {number} of {name} has no id in the column {id_column!r}")
             images = pictures_of(row[image_column]) or [None]
             for place, image in enumerate(images, start=1):
-                yield str(key) if len(images) == 1 else f"{key}#{place}", _content(image or {})
+                yield str(key) if len(images) == 1 else f"{key}#{place}", image_content(image or {})
 
     info = (rows.info.splits or {}).get(split) if rows.info else None
     is_one_each = isinstance(features.get(image_column), datasets.Image)
     return ImageSet(pairs(), info.num_examples if info and is_one_each else None)
 
 
-def _holds_images(feature: Any) -> bool:
+def holds_images(feature: Any) -> bool:
+    """Whether a column of a data set holds images, or lists of them."""
     is_list = isinstance(feature, (datasets.List, datasets.LargeList))
     return isinstance(feature.feature if is_list else feature, datasets.Image)
 
 
-def _content(image: dict[str, Any]) -> ImageSource | None:
-    """The image's bytes or path. Archive members and files of the data set's own repository are read here."""
+def image_content(image: dict[str, Any]) -> ImageSource | None:
+    """The bytes or path of an image of a data set. Archive members and files of its own repository are read here."""
     content, path = image.get("bytes"), image.get("path")
     if content or not path:
         return content or None

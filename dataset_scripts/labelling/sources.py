@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
+from dataset_scripts.contexts.image_sources import holds_images, image_content
 from dataset_scripts.labelling.rows import Rows, RowStream, widened
 from dataset_scripts.labelling.text_files import (
     DELIMITERS,
@@ -163,10 +164,9 @@ class DatasetSource:
         except (OSError, ValueError) as error:
             raise ValueError(f"the data set {name!r} cannot be read: {error}") from error
         for column, feature in (rows.features or {}).items():
-            if isinstance(feature, datasets.Image):  # read by open_image, under its limits
-                rows = rows.cast_column(column, datasets.Image(decode=False))
-            elif isinstance(getattr(feature, "feature", None), datasets.Image):
-                rows = rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
+            if holds_images(feature):  # read by open_image, under its limits
+                plain = datasets.Image(decode=False)
+                rows = rows.cast_column(column, plain if isinstance(feature, datasets.Image) else datasets.List(plain))
         return rows
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,10 +179,15 @@ class DatasetSource:
         return {"dataset": name, "configuration": configuration, "split": split, "rows": self.count}
 
     def read(self, start: int, stop: int, columns: Sequence[str], batch_size: int) -> Iterator[Rows]:
-        """See `Source`."""
+        """See `Source`. Images in archives and in the set's own repository are read here."""
         schema = pa.schema([self.schema.field(name) for name in columns])
+        features = self._rows.features or {}
+        images = [name for name in columns if holds_images(features.get(name))]
+        folder = os.path.abspath(self._place[0]) if os.path.isdir(self._place[0]) else None
         for table in self._tables(start, stop, batch_size):
-            yield Rows(widened(table, schema, len(table)), [None] * len(table))
+            made = widened(table, schema, len(table))
+            raw = {name: [_with_content(value) for value in made[name].to_pylist()] for name in images}
+            yield Rows(made, [None] * len(table), folder, raw)
 
     def _tables(self, start: int, stop: int, batch_size: int) -> Iterator[pa.Table]:
         stream = vars(self).pop("_stream", None)
@@ -392,6 +397,13 @@ def _binary(url: str) -> io.BufferedReader:
 def _sha256(file: str) -> str:
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _with_content(value: Any) -> Any:
+    """An image of a data set, or a list of them, as bytes or a path."""
+    if isinstance(value, list):
+        return [_with_content(item) for item in value]
+    return None if value is None else image_content(value)
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,29 @@ def test_a_data_set(model: str, posts: Path, whole: Path, tmp_path: Path) -> Non
     assert [[e["text"] for e in row["entities"]] for row in rows] == [
         [e["text"] for e in row["entities"]] for row in rows_of(whole)[:20]
     ]
+
+
+def test_a_data_set_of_pictures(model: str, posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(posts.with_name(name).read_bytes())
+    lines = [{"file_name": name, "text": "Phoenix tonight"} for name in ("0.png", "1.png")]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    arguments = ["--dataset", tmp_path / "set", "--model", model, "--store", "none"]
+    assert run(*arguments, "--output", tmp_path / "out", "--return_context") == 0
+    rows = rows_of(tmp_path / "out")
+    assert [row["image_state"] for row in rows] == ["read", "read"]
+    assert all(row["context"]["ocr"] for row in rows)
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / "train.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    arguments[1] = tmp_path / "zipped"
+    assert run(*arguments, "--output", tmp_path / "again") == 0
+    assert [row["image_state"] for row in rows_of(tmp_path / "again")] == ["read", "read"]
 
 
 # --- what decides about pictures -------------------------------------------------------------------------------------
