@@ -21,8 +21,9 @@ def label_report(counts: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str,
 
     Returns:
         `rows`, `failed` (rows with an error), `rows_with_entities`, `entities` (by type), `image_states`,
-        `images_read` (pictures that a reader or the model looked at), `share_read` (of the rows with a picture, those
-        whose picture took part), `errors` and `faults` (examples of failed rows and of unreadable pictures), and
+        `images_read` (pictures that an aligner has read; not those that the model itself looks at), `share_read` (of
+        the rows with a picture, those whose picture took part), `errors` and `faults` (examples of failed rows and of
+        unreadable pictures), and
         `cost`: CPU seconds `per_post` and `per_image`, over the `rows` and `images` of this run; None without any.
     """
     entities: Counter[str] = Counter()

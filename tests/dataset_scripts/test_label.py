@@ -194,6 +194,13 @@ def test_the_gate_of_the_checkpoint(
     assert run(*job(posts, str(gated), tmp_path, "unsure", "--read_images", "unsure")) == 0
     rows = rows_of(tmp_path / "unsure")
     states = [row["image_state"] for row in rows if row["image"] and row["text"]]
+    pictured = [
+        {"text": row["text"], "image": str(posts.with_name(row["image"]))}
+        for row in rows
+        if row["image"] and row["text"]
+    ]
+    expected = load(str(gated), "cpu")(pictured, read_images="unsure", return_image_state=True)
+    assert states == [result["image_state"] for result in expected]
     if gate in (0.0, 1.0):
         assert set(states) == ({"skipped"} if gate else {"read"})
         capsys.readouterr()
